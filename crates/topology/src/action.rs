@@ -1,0 +1,105 @@
+//! What a member can be told to do. An [`Action`] is idempotent; a [`Command`] is an action with the
+//! (epoch, revision) of the decision it belongs to, and an agent refuses anything below the highest it has seen.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::member::DataId;
+
+/// The decision that an action belongs to: ordered by epoch, then revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stamp {
+    /// Number of the current primary's term; grows with each change of primary. 0: there was none yet.
+    pub epoch: u64,
+    /// Number of the decision; grows with every change of the record.
+    pub revision: u64,
+}
+
+/// An action under a stamp, as it travels to an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Command {
+    /// The decision this belongs to.
+    pub stamp: Stamp,
+    /// What to do.
+    pub action: Action,
+}
+
+/// Where a server or an agent listens: the member's own service name, never one that can point elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoint {
+    /// DNS name.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// How a replica follows its source (`CHANGE MASTER TO`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Source {
+    /// The source's server.
+    pub endpoint: Endpoint,
+    /// Account to log in with (`<user>_<server id>`); its password is in the agent's mounted secret.
+    pub user: String,
+    /// TLS to the source, with the certificate verified against the topology's CA.
+    pub tls: bool,
+    /// `MASTER_CONNECT_RETRY`, seconds.
+    pub connect_retry: u32,
+    /// Heartbeat period in milliseconds (`MASTER_HEARTBEAT_PERIOD`).
+    pub heartbeat_ms: u32,
+    /// `MASTER_DELAY`, seconds; 0 is none.
+    pub delay: u32,
+}
+
+/// What one member is told to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "type")]
+pub enum Action {
+    /// Make a new data directory, with the system accounts. Only in epoch 0, with every volume of the topology empty.
+    Initialise {
+        /// The new directory's id, drawn by whoever decided.
+        data_id: DataId,
+    },
+    /// Replace what is in the volume (nothing, or data that may go) by a copy streamed from the donor's agent.
+    Clone {
+        /// The donor's agent.
+        donor: Endpoint,
+        /// The copy's id, drawn by whoever decided.
+        data_id: DataId,
+        /// The data that this clone may replace; `None`: the volume must be empty.
+        replaces: Option<DataId>,
+    },
+    /// Start the server on the data that is there: read-only, replication stopped.
+    StartServer,
+    /// Stop the server cleanly and start it again (a new configuration or image option).
+    RestartServer,
+    /// `read_only=OFF`, events on. Only for the record's holder.
+    OpenForWrites,
+    /// `read_only=ON`; clients are cut.
+    SetReadOnly,
+    /// On the primary: make sure that the accounts exist with the mounted password.
+    EnsureReplicationAccounts {
+        /// One account a member that replicates: `<user>_<server id>`.
+        users: Vec<String>,
+        /// The plain `<user>`, which can log in and nothing else.
+        login_only: String,
+    },
+    /// Replicate from this source from now on; does nothing when that is already so.
+    Follow {
+        /// The source.
+        source: Source,
+    },
+    /// `START SLAVE` (both threads), the configured source unchanged.
+    StartReplication,
+    /// `STOP SLAVE` (both threads).
+    StopReplication,
+    /// `SET GLOBAL` of dynamic variables, by name.
+    SetVariables {
+        /// Name and value, as in a `my.cnf`.
+        variables: BTreeMap<String, String>,
+    },
+}

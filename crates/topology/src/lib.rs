@@ -1,0 +1,12 @@
+//! The decision core: what was observed of a topology, and what follows from it.
+//!
+//! Pure: no I/O, no clock, no async. Time comes in as an argument. Everything here can be tried from a
+//! test or a simulation without a server, a cluster or a runtime.
+
+pub mod action;
+pub mod gtid;
+pub mod member;
+
+pub use action::{Action, Command, Stamp};
+pub use gtid::{BinlogState, Gtid, GtidPosition};
+pub use member::{DataId, MemberName, MemberState};
