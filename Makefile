@@ -1,0 +1,29 @@
+# The project's commands. Everything that a fresh Debian machine lacks is installed by `setup`.
+SHELL := /bin/bash
+export PATH := $(CURDIR)/.cache/bin:$(HOME)/.cargo/bin:$(PATH)
+
+.PHONY: help demo test bench build image setup
+
+help:
+	@echo "make demo [KEEP=1]   see it work: sandbox, operator, a primary and three replicas (KEEP=1 leaves them running)"
+	@echo "make test            every test tier that this machine can run"
+	@echo "make bench           measure, print the table of docs/bench.md"
+	@echo "make image           OCI archive of the operator, for a cluster's image store"
+
+setup:
+	@scripts/setup
+
+build: setup
+	cargo build --package cli
+
+image: setup
+	cargo xtask image
+
+demo: build
+	@scripts/demo
+
+test: setup
+	@scripts/test
+
+bench: build
+	@scripts/bench
