@@ -5,8 +5,13 @@
 
 pub mod action;
 pub mod gtid;
+pub mod history;
 pub mod member;
+pub mod record;
+pub mod time;
 
 pub use action::{Action, Command, Stamp};
 pub use gtid::{BinlogState, Gtid, GtidPosition};
 pub use member::{DataId, MemberName, MemberState};
+pub use record::Record;
+pub use time::Time;

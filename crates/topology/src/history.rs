@@ -1,0 +1,281 @@
+//! Arithmetic on GTIDs: what a server has, what it lacks, and what it should not have.
+//!
+//! Sequence numbers alone do not tell two histories apart (a lost primary at 0-1-15 and its successor at 0-2-15);
+//! the pair (domain, server id) does. So histories are compared pair by pair.
+
+use std::fmt;
+
+use crate::gtid::{BinlogState, Gtid, GtidPosition};
+use crate::member::ServerState;
+use crate::record::Term;
+
+impl GtidPosition {
+    /// Sequence number reached in a domain; 0 where there is none.
+    pub fn sequence(&self, domain: u32) -> u64 {
+        self.0.get(&domain).map_or(0, |gtid| gtid.sequence)
+    }
+
+    /// Is every domain of `other` reached here? Meaningful between positions of one history.
+    pub fn covers(&self, other: &GtidPosition) -> bool {
+        other.0.iter().all(|(&domain, gtid)| self.sequence(domain) >= gtid.sequence)
+    }
+
+    /// Transactions that `other` has and this has not, as sequence numbers say (0 when none).
+    pub fn behind(&self, other: &GtidPosition) -> u64 {
+        other.0.iter().map(|(&domain, gtid)| gtid.sequence.saturating_sub(self.sequence(domain))).sum()
+    }
+
+    /// The later of both in every domain.
+    #[must_use]
+    pub fn furthest(&self, other: &GtidPosition) -> GtidPosition {
+        let mut result = self.clone();
+        for (&domain, &gtid) in &other.0 {
+            if gtid.sequence > result.sequence(domain) {
+                result.0.insert(domain, gtid);
+            }
+        }
+        result
+    }
+}
+
+impl BinlogState {
+    /// Has this transaction passed through the binary log (or one after it of the same server and domain)?
+    pub fn has(&self, gtid: Gtid) -> bool {
+        self.0.get(&(gtid.domain, gtid.server_id)).is_some_and(|&sequence| sequence >= gtid.sequence)
+    }
+
+    /// Takes a transaction in.
+    pub fn add(&mut self, gtid: Gtid) {
+        let sequence = self.0.entry((gtid.domain, gtid.server_id)).or_default();
+        *sequence = gtid.sequence.max(*sequence);
+    }
+
+    /// The last transaction of every pair.
+    pub fn transactions(&self) -> impl Iterator<Item = Gtid> + '_ {
+        self.0.iter().map(|(&(domain, server_id), &sequence)| Gtid { domain, server_id, sequence })
+    }
+
+    /// All that `other` has is here.
+    pub fn covers(&self, other: &BinlogState) -> bool {
+        other.transactions().all(|gtid| self.has(gtid))
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn union(&self, other: &BinlogState) -> BinlogState {
+        let mut result = self.clone();
+        other.transactions().for_each(|gtid| result.add(gtid));
+        result
+    }
+}
+
+/// Transactions of one server in one domain that a member has and the primary's history has not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Errant {
+    /// Replication domain.
+    pub domain: u32,
+    /// Who wrote them.
+    pub server_id: u32,
+    /// Up to here the primary's history has them (0: none).
+    pub known: u64,
+    /// Last one that the member has.
+    pub last: u64,
+}
+
+impl fmt::Display for Errant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Errant { domain, server_id, known, last } = self;
+        if known + 1 == *last || *known == 0 {
+            write!(f, "{domain}-{server_id}-{last}")?;
+        } else {
+            write!(f, "{domain}-{server_id}-{}..{last}", known + 1)?;
+        }
+        if *known == 0 && *last > 1 { write!(f, " and before") } else { Ok(()) }
+    }
+}
+
+/// What a server has.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct History {
+    /// Pair by pair, as far as its own binary log tells.
+    pub state: BinlogState,
+    /// Where its data began if it is a copy, or what it last applied: everything of that history up to here is in the
+    /// data, although a copy's binary log starts empty and knows nothing of it.
+    pub base: GtidPosition,
+}
+
+impl History {
+    /// Of a server as it reports itself.
+    pub fn of(server: &ServerState) -> Self {
+        let mut state = server.gtid_binlog_state.clone();
+        for &gtid in server.gtid_binlog_pos.0.values().chain(server.gtid_slave_pos.0.values()) {
+            state.add(gtid);
+        }
+        Self { state, base: server.gtid_slave_pos.clone() }
+    }
+
+    /// Is this transaction in the data? A pair that the binary log knows is judged by it alone. Of one that it does
+    /// not know, everything up to the base counts, if it was written in the writer's own terms.
+    pub fn contains(&self, gtid: Gtid, terms: &[Term]) -> bool {
+        match self.state.0.get(&(gtid.domain, gtid.server_id)) {
+            Some(&sequence) => sequence >= gtid.sequence,
+            None => self.base.sequence(gtid.domain) >= gtid.sequence && written_in_term(gtid, terms),
+        }
+    }
+
+    /// What `member` has and this history, the primary's, has not.
+    pub fn errant_of(&self, member: &History, terms: &[Term]) -> Vec<Errant> {
+        member
+            .state
+            .transactions()
+            .filter(|&gtid| !self.contains(gtid, terms))
+            .map(|gtid| Errant {
+                domain: gtid.domain,
+                server_id: gtid.server_id,
+                known: self.state.0.get(&(gtid.domain, gtid.server_id)).copied().unwrap_or(0),
+                last: gtid.sequence,
+            })
+            .collect()
+    }
+}
+
+/// Was this written while its writer was primary? What lies before the first known term cannot be judged and passes.
+pub fn written_in_term(gtid: Gtid, terms: &[Term]) -> bool {
+    let Some(first) = terms.first() else { return true };
+    if gtid.sequence <= first.start.sequence(gtid.domain) {
+        return true;
+    }
+    terms.iter().enumerate().any(|(i, term)| {
+        term.server_id == gtid.server_id
+            && gtid.sequence > term.start.sequence(gtid.domain)
+            && terms.get(i + 1).is_none_or(|next| gtid.sequence <= next.start.sequence(gtid.domain))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn position(text: &str) -> GtidPosition {
+        text.parse().expect("a position")
+    }
+
+    fn state(text: &str) -> BinlogState {
+        text.parse().expect("a binlog state")
+    }
+
+    fn history(state_text: &str, base: &str) -> History {
+        History { state: state(state_text), base: position(base) }
+    }
+
+    fn errant(primary: &History, member: &History, terms: &[Term]) -> String {
+        primary.errant_of(member, terms).iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+
+    fn term(epoch: u64, server_id: u32, start: &str) -> Term {
+        Term { epoch, server_id, data_id: crate::DataId(format!("d{epoch}")), start: position(start) }
+    }
+
+    #[test]
+    fn equal_sequences_of_two_writers_are_told_apart() {
+        let old = history("0-1-15", "");
+        let new = history("0-1-12,0-2-15", "0-1-12");
+        assert_eq!(errant(&new, &old, &[]), "0-1-13..15");
+    }
+
+    #[test]
+    fn a_copy_has_what_lies_before_its_base() {
+        let copy = history("", "0-1-50");
+        let replica = history("0-1-50", "");
+        assert_eq!(errant(&copy, &replica, &[term(1, 1, "")]), "");
+        assert_eq!(errant(&copy, &history("0-1-51", ""), &[term(1, 1, "")]), "0-1-51 and before");
+    }
+
+    #[test]
+    fn a_copy_does_not_have_what_was_written_out_of_term() {
+        let copy = history("", "0-1-50");
+        let terms = [term(1, 1, "")];
+        assert_eq!(errant(&copy, &history("0-101-40", ""), &terms), "0-101-40 and before");
+    }
+
+    #[test]
+    fn terms_bound_each_writer() {
+        let terms = [term(1, 1, ""), term(2, 101, "0-1-10"), term(3, 1, "0-101-20")];
+        let in_term = |text: &str| written_in_term(text.parse().expect("a GTID"), &terms);
+        assert!(in_term("0-1-10"));
+        assert!(!in_term("0-1-11"), "its first term was over");
+        assert!(in_term("0-101-11"));
+        assert!(!in_term("0-101-21"));
+        assert!(in_term("0-1-21"), "its second term");
+    }
+
+    #[test]
+    fn behind_counts_by_domain() {
+        assert_eq!(position("0-1-5").behind(&position("0-2-8,1-1-3")), 6);
+        assert_eq!(position("0-1-5").behind(&position("0-1-4")), 0);
+    }
+
+    fn any_state() -> impl Strategy<Value = BinlogState> {
+        prop::collection::btree_map((0..3u32, 1..5u32), 1..20u64, 0..8).prop_map(BinlogState)
+    }
+
+    fn any_position() -> impl Strategy<Value = GtidPosition> {
+        prop::collection::btree_map(0..3u32, (1..5u32, 1..20u64), 0..3).prop_map(|domains| {
+            GtidPosition(
+                domains
+                    .into_iter()
+                    .map(|(domain, (server_id, sequence))| (domain, Gtid { domain, server_id, sequence }))
+                    .collect(),
+            )
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn text_round_trip(s in any_state(), p in any_position()) {
+            prop_assert_eq!(&s.to_string().parse::<BinlogState>().expect("own text"), &s);
+            prop_assert_eq!(&p.to_string().parse::<GtidPosition>().expect("own text"), &p);
+        }
+
+        #[test]
+        fn covers_is_a_partial_order(a in any_state(), b in any_state(), c in any_state()) {
+            prop_assert!(a.covers(&a));
+            prop_assert!(!(a.covers(&b) && b.covers(&c)) || a.covers(&c));
+            prop_assert!(!(a.covers(&b) && b.covers(&a)) || a == b);
+        }
+
+        #[test]
+        fn union_is_the_least_upper_bound(a in any_state(), b in any_state(), c in any_state()) {
+            let both = a.union(&b);
+            prop_assert!(both.covers(&a) && both.covers(&b));
+            prop_assert_eq!(&both, &b.union(&a));
+            prop_assert!(!(c.covers(&a) && c.covers(&b)) || c.covers(&both));
+        }
+
+        #[test]
+        fn furthest_covers_both(a in any_position(), b in any_position()) {
+            let far = a.furthest(&b);
+            prop_assert!(far.covers(&a) && far.covers(&b));
+            prop_assert_eq!(a.behind(&b) == 0, a.covers(&b));
+        }
+
+        #[test]
+        fn nothing_is_errant_exactly_when_all_is_contained(a in any_state(), b in any_state()) {
+            let (primary, member) = (History { state: a.clone(), ..History::default() }, History { state: b.clone(), ..History::default() });
+            prop_assert_eq!(primary.errant_of(&member, &[]).is_empty(), a.covers(&b));
+        }
+
+        #[test]
+        fn errant_names_just_what_is_missing(a in any_state(), b in any_state()) {
+            let (primary, member) = (History { state: a.clone(), ..History::default() }, History { state: b.clone(), ..History::default() });
+            for e in primary.errant_of(&member, &[]) {
+                let gtid = |sequence| Gtid { domain: e.domain, server_id: e.server_id, sequence };
+                prop_assert!(b.has(gtid(e.last)) && !a.has(gtid(e.last)));
+                prop_assert!(e.known == 0 || a.has(gtid(e.known)));
+                prop_assert!(e.known < e.last);
+            }
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The record: the few facts that decide who may write and who may acknowledge.
+//!
+//! It is kept in one Kubernetes `Lease` per topology: the holder's data id is the lease's `holderIdentity`, the
+//! rest are annotations. Controller and agents both read and swap it, so its text form lives here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use crate::action::Stamp;
+use crate::gtid::GtidPosition;
+use crate::member::{DataId, MemberName};
+
+/// Annotations of the Lease.
+pub mod annotation {
+    /// Number of the current primary's term.
+    pub const EPOCH: &str = "k8s.mariadb.com/epoch";
+    /// Number of the last decision.
+    pub const REVISION: &str = "k8s.mariadb.com/revision";
+    /// The holder's pod.
+    pub const HOLDER_MEMBER: &str = "k8s.mariadb.com/holder";
+    /// The holder's pod's UID.
+    pub const HOLDER_POD_UID: &str = "k8s.mariadb.com/holder-pod-uid";
+    /// Data ids of those whose acknowledgement counts, separated by commas.
+    pub const ACKERS: &str = "k8s.mariadb.com/ackers";
+    /// `true`: it is not proven that the ackers hold everything the primary ever returned.
+    pub const SOLO: &str = "k8s.mariadb.com/solo";
+    /// Each epoch: `epoch serverId dataId position`, separated by semicolons.
+    pub const HISTORY: &str = "k8s.mariadb.com/history";
+    /// The member chosen to be initialised, and the id its data gets: `member dataId`.
+    pub const FIRST: &str = "k8s.mariadb.com/first";
+    /// All of them.
+    pub const ALL: [&str; 8] = [EPOCH, REVISION, HOLDER_MEMBER, HOLDER_POD_UID, ACKERS, SOLO, HISTORY, FIRST];
+}
+
+/// Who holds the lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Its data directory: this is the identity.
+    pub data_id: DataId,
+    /// Its pod's name, for people and for finding it.
+    pub member: MemberName,
+    /// The UID of the pod that was told to open.
+    pub pod_uid: String,
+}
+
+/// One primary's term.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Term {
+    /// Its number.
+    pub epoch: u64,
+    /// Who wrote in it.
+    pub server_id: u32,
+    /// The data it was written to.
+    pub data_id: DataId,
+    /// The position at which it started.
+    pub start: GtidPosition,
+}
+
+/// The member that gets the topology's first data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct First {
+    /// Its name.
+    pub member: MemberName,
+    /// The id its data gets.
+    pub data_id: DataId,
+}
+
+/// The record. [`Record::default`] is one that does not exist yet.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Record {
+    /// Number of the current primary's term; 0: there was none yet.
+    pub epoch: u64,
+    /// Number of the last decision; 0: nothing was decided yet.
+    pub revision: u64,
+    /// Who may be writable. `None` in epoch 0, and while a lost record is being rebuilt.
+    pub holder: Option<Holder>,
+    /// Those whose acknowledgement lets a semi-synchronous commit return.
+    pub ackers: BTreeSet<DataId>,
+    /// It is not proven that the ackers hold everything the primary ever returned.
+    pub solo: bool,
+    /// The terms so far, oldest first.
+    pub history: Vec<Term>,
+    /// Chosen in epoch 0, before anything is initialised; gone afterwards.
+    pub first: Option<First>,
+}
+
+/// A Lease whose annotations are not a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParseRecordError {
+    /// The annotation.
+    pub annotation: &'static str,
+    /// Its text.
+    pub text: String,
+}
+
+impl fmt::Display for ParseRecordError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "annotation {} of the lease is not understood: {:?}", self.annotation, self.text)
+    }
+}
+
+impl std::error::Error for ParseRecordError {}
+
+impl Record {
+    /// The stamp of the last decision.
+    pub fn stamp(&self) -> Stamp {
+        Stamp { epoch: self.epoch, revision: self.revision }
+    }
+
+    /// The same content under the next revision: what every decision that acts swaps in first.
+    #[must_use]
+    pub fn next(&self) -> Record {
+        Record { revision: self.revision + 1, ..self.clone() }
+    }
+
+    /// The swap that starts a new epoch. `solo` is set and nobody acknowledges until that is proven otherwise.
+    #[must_use]
+    pub fn next_epoch(&self, holder: Holder, server_id: u32, start: GtidPosition) -> Record {
+        let epoch = self.epoch + 1;
+        let mut history = self.history.clone();
+        history.push(Term { epoch, server_id, data_id: holder.data_id.clone(), start });
+        Record {
+            epoch,
+            revision: self.revision + 1,
+            holder: Some(holder),
+            ackers: BTreeSet::new(),
+            solo: true,
+            history,
+            first: None,
+        }
+    }
+
+    /// The Lease's `holderIdentity`.
+    pub fn holder_identity(&self) -> Option<&str> {
+        self.holder.as_ref().map(|holder| holder.data_id.0.as_str())
+    }
+
+    /// The Lease's annotations. Those of [`annotation::ALL`] that are missing here must be removed from it.
+    pub fn annotations(&self) -> BTreeMap<&'static str, String> {
+        let mut all = BTreeMap::from([
+            (annotation::EPOCH, self.epoch.to_string()),
+            (annotation::REVISION, self.revision.to_string()),
+            (annotation::SOLO, self.solo.to_string()),
+            (annotation::ACKERS, join(self.ackers.iter().map(|id| id.0.clone()), ",")),
+        ]);
+        if let Some(Holder { data_id: _, member, pod_uid }) = &self.holder {
+            all.insert(annotation::HOLDER_MEMBER, member.0.clone());
+            all.insert(annotation::HOLDER_POD_UID, pod_uid.clone());
+        }
+        if !self.history.is_empty() {
+            let terms = self.history.iter().map(|Term { epoch, server_id, data_id, start }| {
+                format!("{epoch} {server_id} {data_id} {start}").trim_end().to_owned()
+            });
+            all.insert(annotation::HISTORY, join(terms, ";"));
+        }
+        if let Some(First { member, data_id }) = &self.first {
+            all.insert(annotation::FIRST, format!("{member} {data_id}"));
+        }
+        all
+    }
+
+    /// Reads a Lease.
+    pub fn parse<'a>(
+        holder_identity: Option<&str>,
+        annotation: impl Fn(&str) -> Option<&'a str>,
+    ) -> Result<Record, ParseRecordError> {
+        let number = |key: &'static str| match annotation(key) {
+            None => Ok(0),
+            Some(text) => text.parse::<u64>().map_err(|_| ParseRecordError { annotation: key, text: text.to_owned() }),
+        };
+        let holder = holder_identity.filter(|id| !id.is_empty()).map(|id| Holder {
+            data_id: DataId(id.to_owned()),
+            member: MemberName(annotation(annotation::HOLDER_MEMBER).unwrap_or_default().to_owned()),
+            pod_uid: annotation(annotation::HOLDER_POD_UID).unwrap_or_default().to_owned(),
+        });
+        let list = |key: &str, separator: char| {
+            annotation(key).unwrap_or_default().split(separator).map(str::trim).filter(|s| !s.is_empty())
+        };
+        let history = list(annotation::HISTORY, ';')
+            .map(|text| {
+                parse_term(text)
+                    .ok_or_else(|| ParseRecordError { annotation: annotation::HISTORY, text: text.to_owned() })
+            })
+            .collect::<Result<_, _>>()?;
+        let first = match annotation(annotation::FIRST) {
+            None => None,
+            Some(text) => {
+                let (member, data_id) = text
+                    .split_once(' ')
+                    .ok_or_else(|| ParseRecordError { annotation: annotation::FIRST, text: text.to_owned() })?;
+                Some(First { member: MemberName(member.to_owned()), data_id: DataId(data_id.to_owned()) })
+            }
+        };
+        Ok(Record {
+            epoch: number(annotation::EPOCH)?,
+            revision: number(annotation::REVISION)?,
+            holder,
+            ackers: list(annotation::ACKERS, ',').map(|id| DataId(id.to_owned())).collect(),
+            solo: annotation(annotation::SOLO) == Some("true"),
+            history,
+            first,
+        })
+    }
+}
+
+fn parse_term(text: &str) -> Option<Term> {
+    let mut parts = text.splitn(4, ' ');
+    Some(Term {
+        epoch: parts.next()?.parse().ok()?,
+        server_id: parts.next()?.parse().ok()?,
+        data_id: DataId(parts.next()?.to_owned()),
+        start: parts.next().unwrap_or_default().parse().ok()?,
+    })
+}
+
+fn join(texts: impl Iterator<Item = String>, separator: &str) -> String {
+    texts.collect::<Vec<_>>().join(separator)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round_trip(record: &Record) -> Record {
+        let annotations = record.annotations();
+        Record::parse(record.holder_identity(), |key| annotations.get(key).map(String::as_str)).expect("own text")
+    }
+
+    fn holder(id: &str) -> Holder {
+        Holder { data_id: DataId(id.into()), member: MemberName("db-0".into()), pod_uid: "u-1".into() }
+    }
+
+    #[test]
+    fn survives_the_lease() {
+        let empty = Record::default();
+        let first = Record {
+            first: Some(First { member: MemberName("db-0".into()), data_id: DataId("d1".into()) }),
+            ..empty.next()
+        };
+        let opened = first.next_epoch(holder("d1"), 1, GtidPosition::default());
+        let mut second = opened.next_epoch(holder("d2"), 101, "0-1-12,3-1-7".parse().expect("a position"));
+        second.ackers = BTreeSet::from([DataId("d3".into()), DataId("d4".into())]);
+        second.solo = false;
+        for record in [empty, first, opened, second] {
+            assert_eq!(round_trip(&record), record);
+        }
+    }
+
+    #[test]
+    fn a_new_epoch_starts_solo_and_without_ackers() {
+        let record =
+            Record { epoch: 3, revision: 17, ackers: BTreeSet::from([DataId("x".into())]), ..Record::default() };
+        let next = record.next_epoch(holder("d9"), 7, GtidPosition::default());
+        assert_eq!((next.epoch, next.revision, next.solo), (4, 18, true));
+        assert!(next.ackers.is_empty());
+    }
+
+    #[test]
+    fn nonsense_is_named() {
+        let error = Record::parse(None, |key| (key == annotation::EPOCH).then_some("three")).expect_err("not a number");
+        assert_eq!(error.to_string(), "annotation k8s.mariadb.com/epoch of the lease is not understood: \"three\"");
+    }
+}
