@@ -1,0 +1,65 @@
+//! End to end: a cluster, the operator in it, real MariaDB servers, used through `kubectl` as a person would.
+//!
+//! On this machine the cluster is the sandbox. With `E2E_KUBECONFIG=FILE` the same scenarios run on any cluster that has
+//! the operator installed; what needs the sandbox is skipped there, and says so. `E2E_KEEP=1` leaves the sandbox running.
+
+mod bad_input;
+mod cluster;
+mod replication;
+mod resilience;
+
+use std::sync::Arc;
+
+use cluster::{Cluster, Failure};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A scenario has a namespace of its own.
+type Scenario = fn(&Cluster, &str) -> Result<(), Failure>;
+
+fn trial(cluster: &Arc<Cluster>, name: &'static str, scenario: Scenario) -> Trial {
+    let cluster = Arc::clone(cluster);
+    Trial::test(name, move || {
+        // `replication::seed_manifests` -> `seed-manifests`; the seed's manifests name their own.
+        let namespace = match name.rsplit("::").next() {
+            Some("seed_manifests") => "production".to_owned(),
+            other => other.unwrap_or(name).replace('_', "-"),
+        };
+        let run = || {
+            cluster.kubectl(&["create", "namespace", &namespace])?;
+            scenario(&cluster, &namespace)
+        };
+        let result = run().map_err(|failure| format!("{failure}\n{}", cluster.explain(&namespace)));
+        if std::env::var_os("E2E_KEEP").is_none() {
+            let _ = cluster.kubectl(&["delete", "namespace", &namespace, "--wait=false"]);
+        }
+        result.map_err(Failed::from)
+    })
+}
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    if arguments.list {
+        libtest_mimic::run(&arguments, Vec::new()).exit();
+    }
+    // Two cores: two topologies at a time; scenarios that stop the sandbox or the operator come alone, afterwards.
+    arguments.test_threads = arguments.test_threads.or(Some(2));
+    let cluster = match Cluster::start() {
+        Ok(Some(cluster)) => Arc::new(cluster),
+        Ok(None) => libtest_mimic::run(&arguments, Vec::new()).exit(),
+        Err(failure) => {
+            eprintln!("the cluster does not start: {failure}");
+            std::process::exit(101);
+        }
+    };
+    let trials = |scenarios: &[(&'static str, Scenario)]| -> Vec<Trial> {
+        scenarios.iter().map(|&(name, scenario)| trial(&cluster, name, scenario)).collect()
+    };
+    let shared = [replication::SCENARIOS, bad_input::SCENARIOS].concat();
+    let first = libtest_mimic::run(&arguments, trials(&shared));
+    arguments.test_threads = Some(1);
+    let second = libtest_mimic::run(&arguments, trials(resilience::SCENARIOS));
+    drop(cluster);
+    if first.has_failed() || second.has_failed() {
+        std::process::exit(101);
+    }
+}
