@@ -1,1 +1,50 @@
-fn main() {}
+//! The project's own chores: generated files, tidy checks, packaging. `cargo xtask help` lists them.
+
+mod codegen;
+mod image;
+mod tidy;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Chores of this workspace")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Write the generated files: CRDs, install.yaml, the field reference.
+    Codegen {
+        /// Write nothing; fail when a file is stale.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Check what no compiler checks: file sizes, layers, words that must not be left.
+    Tidy,
+    /// Write an OCI archive of the operator: one layer with the static binary.
+    Image {
+        /// Cargo profile to build with.
+        #[arg(long, default_value = "release")]
+        profile: String,
+        /// Where to write the archive.
+        #[arg(long, default_value = "target/mariadb-operator.oci.tar")]
+        output: PathBuf,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().task {
+        Task::Codegen { check } => codegen::run(check),
+        Task::Tidy => tidy::run(),
+        Task::Image { profile, output } => image::run(&profile, &output),
+    }
+}
+
+/// The workspace's root.
+fn root() -> PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
