@@ -77,7 +77,8 @@ pub enum Action {
     StartServer,
     /// Stop the server cleanly and start it again (a new configuration or image option).
     RestartServer,
-    /// `read_only=OFF`, events on. Only for the record's holder.
+    /// `read_only=OFF`, events on; a replication connection that is still configured is stopped and forgotten first
+    /// (`RESET SLAVE ALL`, never `RESET MASTER`). Only for the record's holder.
     OpenForWrites,
     /// `read_only=ON`; clients are cut.
     SetReadOnly,

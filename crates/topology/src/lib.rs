@@ -4,14 +4,25 @@
 //! test or a simulation without a server, a cluster or a runtime.
 
 pub mod action;
+pub mod decide;
+pub mod decision;
 pub mod gtid;
 pub mod history;
+pub mod intent;
 pub mod member;
+pub mod memory;
+pub mod observation;
 pub mod record;
+#[cfg(test)]
+mod scenario;
 pub mod time;
 
 pub use action::{Action, Command, Stamp};
+pub use decide::decide;
+pub use decision::Decision;
 pub use gtid::{BinlogState, Gtid, GtidPosition};
+pub use intent::Intent;
 pub use member::{DataId, MemberName, MemberState};
+pub use observation::Observation;
 pub use record::Record;
 pub use time::Time;

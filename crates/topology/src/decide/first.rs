@@ -1,0 +1,249 @@
+//! Before there is a primary: first data, and a record that was lost.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::pass::{Flow, Pass};
+use super::view::{Content, Member};
+use crate::action::{Action, Stamp};
+use crate::decision::{Refusal, list};
+use crate::history::{Errant, History};
+use crate::member::{MemberName, Phase};
+use crate::record::{First, Holder, Record};
+
+/// Somebody asked for hands off: only look.
+pub(super) fn hands_off(pass: &mut Pass<'_>) -> Flow {
+    if pass.intent.hands_off.is_some() {
+        pass.hands_off = true;
+        return Flow::Stop;
+    }
+    Flow::Next
+}
+
+/// Two servers with one id throw each other's connections out, and their events cannot be told apart.
+pub(super) fn duplicate_server_ids(pass: &mut Pass<'_>) -> Flow {
+    let mut by_id: BTreeMap<u32, Vec<MemberName>> = BTreeMap::new();
+    for member in pass.members() {
+        by_id.entry(member.intent.server_id).or_default().push(member.name().clone());
+    }
+    let duplicates: Vec<_> = by_id.into_iter().filter(|(_, members)| members.len() > 1).collect();
+    for (server_id, members) in &duplicates {
+        pass.refuse(Refusal::DuplicateServerId { server_id: *server_id, members: members.clone() });
+    }
+    if duplicates.is_empty() { Flow::Next } else { Flow::Stop }
+}
+
+/// The record is missing, or older than what agents have on disk (a backup put back, a deleted Lease): it is lifted
+/// above everything that was ever accepted before anybody acts under it. Of a later epoch than its own it knows no
+/// holder.
+pub(super) fn stale_record(pass: &mut Pass<'_>) -> Flow {
+    let highest = pass
+        .members()
+        .filter(|member| !matches!(member.content(), Content::Foreign(_)))
+        .filter_map(|member| member.state().map(|state| state.accepted))
+        .max()
+        .unwrap_or_default();
+    if highest <= pass.record.stamp() {
+        return Flow::Next;
+    }
+    let Stamp { epoch, revision } = highest;
+    let keeps_holder = epoch == pass.record.epoch;
+    pass.next = Record {
+        epoch,
+        revision: revision + 1,
+        holder: pass.record.holder.clone().filter(|_| keeps_holder),
+        first: pass.record.first.clone().filter(|_| keeps_holder),
+        solo: true,
+        ..pass.record.clone()
+    };
+    pass.operation = Some("the record is older than what the members have seen; it is being rebuilt".to_owned());
+    Flow::Stop
+}
+
+/// Volumes with something in them that is not ours: named, and never touched.
+pub(super) fn foreign_volumes(pass: &mut Pass<'_>) -> Flow {
+    for member in pass.members() {
+        if let Content::Foreign(found) = member.content() {
+            pass.refuse(Refusal::ForeignVolume { member: member.name().clone(), found: found.to_owned() });
+        }
+    }
+    Flow::Next
+}
+
+fn volumes_known(pass: &mut Pass<'_>) -> bool {
+    let silent: Vec<_> = pass
+        .members()
+        .filter(|member| member.content() == Content::Unknown)
+        .map(|member| (member.name().clone(), member.why_silent()))
+        .collect();
+    if !silent.is_empty() {
+        pass.operation = Some(format!("waiting for {}", list(silent.iter().map(|(member, _)| member))));
+        pass.refuse(Refusal::UnknownVolumes { silent, idle: Vec::new() });
+        return false;
+    }
+    !pass.members().any(|member| matches!(member.content(), Content::Foreign(_)))
+}
+
+fn holders_of_data<'a>(pass: &Pass<'a>) -> Vec<Member<'a>> {
+    pass.members().filter(|member| member.data_id().is_some()).collect()
+}
+
+/// Epoch 0: every volume is empty, so one member is chosen, written into the record, and initialised; then it starts
+/// the first epoch.
+pub(super) fn first_data(pass: &mut Pass<'_>) -> Flow {
+    if pass.record.holder.is_some() {
+        return Flow::Next;
+    }
+    if !volumes_known(pass) {
+        return Flow::Stop;
+    }
+    let with_data = holders_of_data(pass);
+    let chosen = pass.record.first.clone();
+    let Some(wanted) = pass.member(&pass.intent.wanted_primary) else {
+        pass.operation = Some(format!("waiting for {}, the wanted primary", pass.intent.wanted_primary));
+        return Flow::Stop;
+    };
+    if let [only] = with_data[..]
+        && chosen.as_ref().is_some_and(|first| first.member == *only.name() && Some(&first.data_id) == only.data_id())
+    {
+        return open_first(pass, only);
+    }
+    if !with_data.is_empty() {
+        return Flow::Next;
+    }
+    if !pass.seen.idle_claims.is_empty() {
+        pass.refuse(Refusal::UnknownVolumes { silent: Vec::new(), idle: pass.seen.idle_claims.clone() });
+        return Flow::Stop;
+    }
+    if let Some(making) = pass.members().find(|member| member.phase() == Some(&Phase::Initialising)) {
+        pass.operation = Some(format!("{} makes the first data", making.name()));
+        return Flow::Stop;
+    }
+    if wanted.state().is_none() {
+        let why = wanted.why_silent();
+        pass.operation = Some(format!("waiting for {}", wanted.name()));
+        pass.refuse(Refusal::UnknownVolumes { silent: vec![(wanted.name().clone(), why)], idle: Vec::new() });
+        return Flow::Stop;
+    }
+    report_failure(pass, wanted, |member, message| Refusal::CannotInitialise { member, message });
+    if !pass.can_order(wanted) {
+        return Flow::Stop;
+    }
+    let data_id = match chosen {
+        Some(First { member, data_id }) if member == *wanted.name() => data_id,
+        _ => pass.new_data_id(),
+    };
+    pass.operation = Some(format!("{} makes the first data", wanted.name()));
+    if pass.order_patiently(wanted, Action::Initialise { data_id: data_id.clone() }) {
+        pass.next.first = Some(First { member: wanted.name().clone(), data_id });
+        pass.event("Initialising", wanted, format!("{} makes the first data directory", wanted.name()));
+    }
+    Flow::Stop
+}
+
+/// Says why the last long action or start of a member failed.
+pub(super) fn report_failure(
+    pass: &mut Pass<'_>,
+    member: Member<'_>,
+    refusal: impl FnOnce(MemberName, String) -> Refusal,
+) {
+    match member.phase() {
+        Some(Phase::Failed { reason: _, message }) => pass.refuse(refusal(member.name().clone(), message.clone())),
+        Some(Phase::ConfigRefused { option: _, line: _, message }) => {
+            pass.refuse(Refusal::ConfigRefused { member: member.name().clone(), message: message.clone() });
+        }
+        _ => {}
+    }
+}
+
+fn open_first(pass: &mut Pass<'_>, first: Member<'_>) -> Flow {
+    if first.server().is_some() {
+        start_epoch(pass, first);
+        return Flow::Stop;
+    }
+    pass.operation = Some(format!("{} starts", first.name()));
+    start(pass, first);
+    Flow::Stop
+}
+
+/// Starts a member's server, and says why it did not start the last time.
+pub(super) fn start(pass: &mut Pass<'_>, member: Member<'_>) {
+    report_failure(pass, member, |member, message| Refusal::CannotStart { member, message });
+    if member.idle() && pass.can_order(member) {
+        pass.order_patiently(member, Action::StartServer);
+    }
+}
+
+/// The swap that makes a member primary, and what it does first. It is open for writes when it has done so.
+pub(super) fn start_epoch(pass: &mut Pass<'_>, member: Member<'_>) {
+    let (Some(state), Some(server), Some(data_id)) = (member.state(), member.server(), member.data_id()) else {
+        return;
+    };
+    let holder = Holder { data_id: data_id.clone(), member: member.name().clone(), pod_uid: state.pod_uid.clone() };
+    let position = server.gtid_binlog_pos.furthest(&server.gtid_slave_pos);
+    if !pass.can_order(member) {
+        return;
+    }
+    pass.next = pass.next.next_epoch(holder, member.intent.server_id, position);
+    pass.event("PrimaryChosen", member, format!("{} is the primary of epoch {}", member.name(), pass.next.epoch));
+    super::primary::open(pass, member);
+}
+
+/// No record, yet there is data: all are read, and the one that has everything becomes the holder of a new epoch.
+pub(super) fn lost_record(pass: &mut Pass<'_>) -> Flow {
+    if pass.record.holder.is_some() {
+        return Flow::Next;
+    }
+    let with_data = holders_of_data(pass);
+    let word = word(pass);
+    let Some(wanted) = word.or_else(|| pass.member(&pass.intent.wanted_primary)) else { return Flow::Stop };
+    if wanted.data_id().is_none() {
+        let others = with_data.iter().map(|member| member.name().clone()).collect();
+        pass.refuse(Refusal::FirstVolumeEmpty { member: wanted.name().clone(), others });
+        return Flow::Stop;
+    }
+    let mut all_read = true;
+    for member in &with_data {
+        if member.server().is_none() {
+            all_read = false;
+            start(pass, *member);
+        }
+    }
+    if !all_read {
+        pass.operation = Some("the record is missing; every member's data is being read".to_owned());
+        return Flow::Stop;
+    }
+    if let Some(named) = word {
+        start_epoch(pass, named);
+        return Flow::Stop;
+    }
+    let candidates = std::iter::once(wanted)
+        .chain(with_data.iter().copied().filter(|member| member.intent.candidate && member.name() != wanted.name()));
+    for candidate in candidates {
+        if lacks(pass, candidate, &with_data).is_empty() {
+            start_epoch(pass, candidate);
+            return Flow::Stop;
+        }
+    }
+    // Servers that were stopped at different moments may differ by what is under way; nothing is, here.
+    let members = lacks(pass, wanted, &with_data);
+    pass.refuse(Refusal::HistoriesDiverge { members });
+    pass.look_again_in(Duration::from_secs(5));
+    Flow::Stop
+}
+
+/// The member with data that a person has named.
+pub(super) fn word<'a>(pass: &Pass<'a>) -> Option<Member<'a>> {
+    pass.member(pass.intent.use_data_of.as_ref()?).filter(|member| member.data_id().is_some())
+}
+
+fn lacks(pass: &Pass<'_>, candidate: Member<'_>, all: &[Member<'_>]) -> Vec<(MemberName, Vec<Errant>)> {
+    let Some(own) = candidate.server().map(History::of) else { return Vec::new() };
+    all.iter()
+        .filter(|member| member.name() != candidate.name())
+        .filter_map(|member| {
+            let errant = own.errant_of(&History::of(member.server()?), &pass.record.history);
+            (!errant.is_empty()).then(|| (member.name().clone(), errant))
+        })
+        .collect()
+}

@@ -1,0 +1,161 @@
+//! One pass over one observation: what the rules have said so far.
+
+use std::time::Duration;
+
+use super::report;
+use super::view::Member;
+use crate::action::Action;
+use crate::decision::{Decision, Event, Order, Refusal};
+use crate::intent::Intent;
+use crate::member::MemberName;
+use crate::memory::Kind;
+use crate::observation::Observation;
+use crate::record::Record;
+use crate::time::Time;
+
+/// Go on with the next rule?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flow {
+    Next,
+    Stop,
+}
+
+pub(super) struct Pass<'a> {
+    pub(super) intent: &'a Intent,
+    /// The record as it stands.
+    pub(super) record: &'a Record,
+    pub(super) seen: &'a Observation,
+    pub(super) now: Time,
+    /// The record as it shall be; its revision is set at the end.
+    pub(super) next: Record,
+    pub(super) operation: Option<String>,
+    pub(super) hands_off: bool,
+    orders: Vec<Order>,
+    refusals: Vec<Refusal>,
+    events: Vec<Event>,
+    look_again: Option<Duration>,
+    ids: usize,
+    /// Members whose data must be replaced, with the error (found by the repair rules, carried out by the seed rules).
+    pub(super) broken: Vec<(MemberName, String)>,
+}
+
+impl<'a> Pass<'a> {
+    pub(super) fn new(intent: &'a Intent, record: &'a Record, seen: &'a Observation, now: Time) -> Self {
+        Self {
+            intent,
+            record,
+            seen,
+            now,
+            next: record.clone(),
+            operation: None,
+            hands_off: false,
+            orders: Vec::new(),
+            refusals: Vec::new(),
+            events: Vec::new(),
+            look_again: None,
+            ids: 0,
+            broken: Vec::new(),
+        }
+    }
+
+    /// All members of the intent, in its order.
+    pub(super) fn members(&self) -> impl Iterator<Item = Member<'a>> + use<'a> {
+        let seen = self.seen;
+        self.intent.members.iter().map(move |intent| Member { intent, seen: seen.members.get(&intent.name) })
+    }
+
+    pub(super) fn member(&self, name: &MemberName) -> Option<Member<'a>> {
+        self.members().find(|member| member.name() == name)
+    }
+
+    /// The member whose volume holds the data of the record's holder.
+    pub(super) fn primary(&self) -> Option<Member<'a>> {
+        let holder = self.record.holder.as_ref()?;
+        self.members().find(|member| member.data_id() == Some(&holder.data_id))
+    }
+
+    /// The primary, when it runs and is open.
+    pub(super) fn open_primary(&self) -> Option<Member<'a>> {
+        self.primary().filter(|primary| primary.server().is_some_and(|server| !server.read_only))
+    }
+
+    pub(super) fn is_holder(&self, member: Member<'_>) -> bool {
+        self.record.holder.as_ref().is_some_and(|holder| member.data_id() == Some(&holder.data_id))
+    }
+
+    /// All members but the primary.
+    pub(super) fn others(&self) -> Vec<Member<'a>> {
+        self.members().filter(|member| !self.is_holder(*member)).collect()
+    }
+
+    /// It can take an order, and has none yet in this pass.
+    pub(super) fn can_order(&self, member: Member<'_>) -> bool {
+        member.free() && !self.orders.iter().any(|order| order.member == *member.name())
+    }
+
+    /// Gives an order.
+    pub(super) fn order(&mut self, member: Member<'_>, action: Action) {
+        self.orders.push(Order { member: member.name().clone(), action });
+    }
+
+    /// Gives an order, unless one of its kind was given to this member too short a time ago.
+    pub(super) fn order_patiently(&mut self, member: Member<'_>, action: Action) -> bool {
+        let wait = member.seen.map_or(Duration::ZERO, |seen| seen.memory.wait_for(Kind::of(&action), self.now));
+        if wait.is_zero() {
+            self.order(member, action);
+            true
+        } else {
+            self.look_again_in(wait);
+            false
+        }
+    }
+
+    pub(super) fn ordered(&self, matches: impl Fn(&Action) -> bool) -> usize {
+        self.orders.iter().filter(|order| matches(&order.action)).count()
+    }
+
+    pub(super) fn orders(&self) -> &[Order] {
+        &self.orders
+    }
+
+    pub(super) fn refuse(&mut self, refusal: Refusal) {
+        if !self.refusals.contains(&refusal) {
+            self.refusals.push(refusal);
+        }
+    }
+
+    pub(super) fn event(&mut self, reason: &'static str, member: Member<'_>, message: String) {
+        self.events.push(Event { warning: false, reason, message, member: Some(member.name().clone()) });
+    }
+
+    pub(super) fn warn(&mut self, reason: &'static str, member: Member<'_>, message: String) {
+        self.events.push(Event { warning: true, reason, message, member: Some(member.name().clone()) });
+    }
+
+    pub(super) fn look_again_in(&mut self, wait: Duration) {
+        self.look_again = Some(self.look_again.map_or(wait, |other| other.min(wait)));
+    }
+
+    pub(super) fn new_data_id(&mut self) -> crate::DataId {
+        self.ids += 1;
+        self.seen.new_data_id(self.ids)
+    }
+
+    /// How many orders of the last attempts of a kind failed, and with what.
+    pub(super) fn attempts(member: Member<'_>, kind: Kind) -> u32 {
+        member.seen.map_or(0, |seen| seen.memory.count(kind))
+    }
+
+    pub(super) fn finish(self) -> Decision {
+        let report = report::report(&self, &self.refusals, self.operation.clone(), self.events.clone());
+        let changed = self.next != *self.record;
+        let record = (changed || !self.orders.is_empty()).then(|| {
+            // A rule that starts a new epoch, or rebuilds, has raised it already.
+            let revision = self.next.revision.max(self.record.revision + 1);
+            Record { revision, ..self.next.clone() }
+        });
+        let dropped = record.as_ref().is_some_and(|record| record.stamp() < self.record.stamp());
+        debug_assert!(!dropped, "a decision never goes back");
+        Decision { record, orders: self.orders, report, look_again: self.look_again }
+    }
+}

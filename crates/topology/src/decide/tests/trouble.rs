@@ -1,0 +1,261 @@
+//! A topology that ran, and then something happened.
+
+use super::{log, reasons};
+use crate::decision::{Decision, Standing};
+use crate::member::{Phase, ServerError, ThreadState};
+use crate::observation::{Claim, Pod};
+use crate::scenario::{World, intent, name};
+
+fn running(replicas: u32) -> World {
+    let mut world = World::new(intent(replicas));
+    assert!(world.settle().report.health.ok);
+    world.write("db-0", 3);
+    world.settle();
+    log(&mut world);
+    world
+}
+
+fn error(errno: u32) -> Option<ServerError> {
+    Some(ServerError { errno, message: "by the test".to_owned() })
+}
+
+fn standing(decision: &Decision, member: &str) -> Standing {
+    decision.report.members.iter().find(|m| m.name == name(member)).expect("a member").standing
+}
+
+#[test]
+fn a_steady_state_decides_nothing() {
+    let mut world = running(3);
+    let decision = world.run_for(120);
+    assert_eq!((decision.record, decision.orders.len(), decision.look_again), (None, 0, None));
+    world.restart_controller();
+    let decision = world.run_for(5);
+    assert_eq!((decision.record, log(&mut world).as_str()), (None, ""), "nor does a new controller");
+}
+
+#[test]
+fn a_restarted_primary_is_started_and_opened() {
+    let mut world = running(3);
+    world.restart_pod("db-0");
+    let decision = world.settle();
+    assert_eq!(log(&mut world), "db-0 start\ndb-0 open\ndb-0 accounts repl_1 repl_2 repl_3");
+    assert!(decision.report.health.ok);
+    assert_eq!(
+        (world.record.epoch, world.record.holder.as_ref().expect("a holder").pod_uid.as_str()),
+        (1, "uid-db-0'")
+    );
+}
+
+#[test]
+fn a_restarted_replica_is_started_and_replicates() {
+    let mut world = running(3);
+    world.restart_pod("db-1");
+    assert!(world.settle().report.health.ok);
+    assert_eq!(log(&mut world), "db-1 start\ndb-1 start-replication");
+}
+
+#[test]
+fn all_members_at_once() {
+    let mut world = running(3);
+    ["db-0", "db-1", "db-2"].into_iter().for_each(|member| world.restart_pod(member));
+    assert!(world.settle().report.health.ok);
+    assert!(log(&mut world).starts_with("db-0 start\ndb-1 start\ndb-2 start\ndb-0 open"));
+}
+
+#[test]
+fn a_stray_writer_is_closed_with_an_event() {
+    let mut world = running(2);
+    world.server("db-1").read_only = false;
+    let decision = world.pass(|_| true);
+    assert_eq!(log(&mut world), "db-1 close");
+    assert!(decision.report.events.iter().any(|event| event.warning && event.reason == "UnexpectedlyWritable"));
+    assert!(world.settle().report.health.ok);
+}
+
+#[test]
+fn the_primary_opened_again_after_read_only() {
+    let mut world = running(2);
+    world.server("db-0").read_only = true;
+    world.settle();
+    assert!(log(&mut world).starts_with("db-0 open"));
+}
+
+#[test]
+fn stopped_threads_are_started() {
+    let mut world = running(2);
+    world.replication("db-1").sql = ThreadState::No;
+    assert!(world.settle().report.health.ok);
+    assert_eq!(log(&mut world), "db-1 start-replication");
+}
+
+#[test]
+fn errors_are_retried_with_patience_and_then_reseeded() {
+    let mut world = running(3);
+    let mut reseeded_after = None;
+    for second in 0..400 {
+        if world.member("db-1").state.server.as_ref().is_some_and(|s| s.replication.is_some())
+            && !world.log.iter().any(|line| line.contains("reseed"))
+        {
+            world.replication("db-1").sql = ThreadState::No;
+            world.replication("db-1").sql_error = error(1062);
+        }
+        world.pass(|_| true);
+        world.pass(|_| true);
+        if reseeded_after.is_none() && world.log.iter().any(|line| line.contains("reseed")) {
+            reseeded_after = Some(second);
+        }
+    }
+    let starts = world.log.iter().filter(|line| line.ends_with("start-replication")).count();
+    assert!((8..14).contains(&starts), "{starts} starts:\n{}", world.log.join("\n"));
+    assert!(reseeded_after.is_some_and(|s| (299..=303).contains(&s)), "{reseeded_after:?}");
+    assert!(world.log.iter().any(|line| line == "db-1 reseed db-2"));
+    assert!(world.decide().report.health.ok);
+}
+
+#[test]
+fn what_cannot_heal_is_reseeded_at_once_one_at_a_time() {
+    let mut world = running(4);
+    for member in ["db-1", "db-2"] {
+        world.replication(member).io = ThreadState::No;
+        world.replication(member).io_error = error(1236);
+    }
+    let decision = world.pass(|_| true);
+    assert_eq!(log(&mut world), "db-1 reseed db-3");
+    assert!(decision.report.events.iter().any(|event| event.warning && event.reason == "Reseeding"));
+    assert!(world.settle().report.health.ok);
+    assert_eq!(world.log.iter().filter(|line| line.contains("reseed")).count(), 1, "{:?}", world.log);
+    assert!(world.log.iter().any(|line| line.starts_with("db-2 reseed")));
+}
+
+#[test]
+fn recovery_can_be_forbidden() {
+    let mut world = running(2);
+    world.intent.members[1].replica.recovery.enabled = false;
+    world.replication("db-1").io = ThreadState::No;
+    world.replication("db-1").io_error = error(1236);
+    let decision = world.settle();
+    assert_eq!((log(&mut world).as_str(), reasons(&decision)), ("", vec!["RecoveryDisabled"]));
+    assert_eq!(standing(&decision, "db-1"), Standing::Broken);
+}
+
+#[test]
+fn errant_transactions_are_never_wiped() {
+    let mut world = running(2);
+    world.write("db-1", 1);
+    world.replication("db-1").sql = ThreadState::No;
+    world.replication("db-1").sql_error = error(1950);
+    let decision = world.run_for(900);
+    assert_eq!((log(&mut world).as_str(), reasons(&decision)), ("", vec!["ErrantTransactions"]));
+    assert!(decision.report.health.message.contains("(0-2-4 and before)"), "{}", decision.report.health.message);
+}
+
+#[test]
+fn a_replica_ahead_of_a_primary_that_lost_its_tail_is_kept() {
+    let mut world = running(2);
+    let short: crate::GtidPosition = "0-1-2".parse().expect("a position");
+    world.server("db-0").gtid_binlog_pos = short;
+    world.server("db-0").gtid_binlog_state = "0-1-2".parse().expect("a state");
+    world.replication("db-1").io = ThreadState::No;
+    world.replication("db-1").io_error = error(1236);
+    let decision = world.run_for(10);
+    assert_eq!((log(&mut world).as_str(), reasons(&decision)), ("", vec!["ErrantTransactions"]));
+}
+
+#[test]
+fn a_moment_between_two_reports_is_no_divergence() {
+    let mut world = running(2);
+    // The replica's report is newer than the primary's.
+    world.server("db-1").gtid_binlog_state = "0-1-9".parse().expect("a state");
+    world.server("db-1").gtid_slave_pos = "0-1-9".parse().expect("a position");
+    world.server("db-1").gtid_binlog_pos = "0-1-9".parse().expect("a position");
+    assert_eq!(reasons(&world.decide()), Vec::<&str>::new());
+    world.write("db-0", 6);
+    assert!(world.settle().report.health.ok);
+}
+
+#[test]
+fn a_refused_login_sets_the_accounts_right() {
+    let mut world = running(2);
+    world.replication("db-1").io = ThreadState::Connecting;
+    world.replication("db-1").io_error = error(1045);
+    let decision = world.decide();
+    assert_eq!(standing(&decision, "db-1"), Standing::Broken);
+    world.pass(|_| true);
+    assert_eq!(log(&mut world), "db-0 accounts repl_1 repl_2");
+}
+
+#[test]
+fn the_primary_s_volume_gone_while_others_hold_data() {
+    let mut world = running(3);
+    world.lose_volume("db-0");
+    let decision = world.settle();
+    assert_eq!((log(&mut world).as_str(), reasons(&decision)), ("", vec!["PrimaryVolumeLost"]));
+    let message = &decision.report.health.message;
+    assert!(message.contains("its volume is empty") && message.contains("db-1 and db-2"), "{message}");
+    // A person names whose data counts; the old primary is then a replica like any other.
+    world.intent.use_data_of = Some(name("db-1"));
+    assert!(world.settle().report.health.ok);
+    assert_eq!((world.record.epoch, world.record.holder.as_ref().expect("a holder").member.0.as_str()), (2, "db-1"));
+    assert!(log(&mut world).contains("db-0 clone"));
+}
+
+#[test]
+fn the_primary_s_claim_gone() {
+    let mut world = running(2);
+    world.member("db-0").pod = Pod::NotRunning { why: "Unschedulable".to_owned() };
+    world.member("db-0").claim = Claim::Unbound;
+    let decision = world.settle();
+    assert_eq!(reasons(&decision), ["PrimaryVolumeLost"]);
+}
+
+#[test]
+fn a_silent_primary_is_waited_for() {
+    let mut world = running(2);
+    world.member("db-0").silent = true;
+    let decision = world.settle();
+    assert_eq!((log(&mut world).as_str(), decision.report.health.reason), ("", "PrimaryNotReady"));
+    assert_eq!(standing(&decision, "db-0"), Standing::Silent);
+}
+
+#[test]
+fn a_clone_that_fails_is_said_and_tried_again() {
+    let mut world = running(2);
+    world.intent = intent(3);
+    world.create_missing();
+    world.pass(|_| true);
+    log(&mut world);
+    world.member("db-2").state.phase =
+        Phase::Failed { reason: "DonorFailed".to_owned(), message: "the donor died".to_owned() };
+    world.member("db-2").state.volume = crate::member::Volume::Empty;
+    world.member("db-2").state.server = None;
+    let decision = world.pass(|_| true);
+    assert_eq!(reasons(&decision), ["CannotClone"]);
+    assert_eq!(log(&mut world), "", "not at once");
+    assert!(world.settle().report.health.ok);
+}
+
+#[test]
+fn a_server_that_does_not_start_is_tried_again_and_again() {
+    let mut world = running(2);
+    world.restart_pod("db-1");
+    for _ in 0..240 {
+        world.pass(|_| true);
+        let model = world.member("db-1");
+        model.state.server = None;
+        model.state.phase = Phase::Failed { reason: "StartFailed".to_owned(), message: "signal 6".to_owned() };
+    }
+    let starts = world.log.iter().filter(|line| *line == "db-1 start").count();
+    assert!((6..=9).contains(&starts), "{starts}");
+    assert_eq!(reasons(&world.decide()), ["CannotStart"]);
+    assert!(world.members[&name("db-1")].state.server.is_none());
+}
+
+#[test]
+fn lag_is_reported() {
+    let mut world = running(2);
+    world.write("db-0", 5);
+    world.replication("db-1").seconds_behind = Some(45);
+    let decision = world.decide();
+    assert_eq!(decision.report.health.reason, "ReplicasLag");
+    assert_eq!(decision.report.members[1].lag, Some(45));
+}

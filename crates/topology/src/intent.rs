@@ -1,0 +1,110 @@
+//! What people want of a topology: their objects, resolved and gathered under one root.
+
+use std::time::Duration;
+
+use crate::action::{Endpoint, Source};
+use crate::member::MemberName;
+
+/// A whole topology as wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent {
+    /// Name of the root object.
+    pub topology: String,
+    /// `false`: a server on its own; no accounts, nobody follows.
+    pub replication: bool,
+    /// Somebody asked for hands off.
+    pub hands_off: Option<HandsOff>,
+    /// Who should be the first primary.
+    pub wanted_primary: MemberName,
+    /// A person's word on whose data counts, where the operator cannot know (the primary's data is gone, or the
+    /// record and the members disagree).
+    pub use_data_of: Option<MemberName>,
+    /// The plain replication account; each member's own is `<user>_<server id>`.
+    pub replication_user: String,
+    /// All members that should run, in order of preference.
+    pub members: Vec<MemberIntent>,
+}
+
+/// Why nothing is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandsOff {
+    /// `spec.suspend`.
+    Suspend,
+    /// `spec.maintenance`.
+    Maintenance,
+}
+
+/// One member as wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberIntent {
+    /// Its pod's name.
+    pub name: MemberName,
+    /// The object it belongs to.
+    pub object: String,
+    /// Its `server_id`.
+    pub server_id: u32,
+    /// Its server, by its own service name.
+    pub server: Endpoint,
+    /// Its agent, by its own service name: where other agents clone from.
+    pub agent: Endpoint,
+    /// Others may be cloned from it (delayed and regional members: no).
+    pub donor: bool,
+    /// May it be primary?
+    pub candidate: bool,
+    /// How it replicates when it is not primary.
+    pub replica: ReplicaIntent,
+}
+
+/// How a member replicates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaIntent {
+    /// A service to reach the primary by, where that is not the primary's own name (another region).
+    pub through: Option<Endpoint>,
+    /// TLS to the source.
+    pub tls: bool,
+    /// `MASTER_CONNECT_RETRY`, seconds.
+    pub connect_retry: u32,
+    /// `MASTER_HEARTBEAT_PERIOD`, milliseconds.
+    pub heartbeat_ms: u32,
+    /// `MASTER_DELAY`, seconds.
+    pub delay: u32,
+    /// Beyond this lag it is not healthy, seconds.
+    pub max_lag: u32,
+    /// What happens when it is broken.
+    pub recovery: Recovery,
+}
+
+/// What happens to a replica that cannot be repaired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recovery {
+    /// Re-seed it.
+    pub enabled: bool,
+    /// After it has been broken for so long; at once for errors that cannot heal.
+    pub threshold: Duration,
+}
+
+impl Intent {
+    /// A member by name.
+    pub fn member(&self, name: &MemberName) -> Option<&MemberIntent> {
+        self.members.iter().find(|member| member.name == *name)
+    }
+
+    /// The account that a member replicates with.
+    pub fn account(&self, member: &MemberIntent) -> String {
+        format!("{}_{}", self.replication_user, member.server_id)
+    }
+
+    /// How `member` follows `primary`.
+    pub fn source(&self, member: &MemberIntent, primary: &MemberIntent) -> Source {
+        let ReplicaIntent { through, tls, connect_retry, heartbeat_ms, delay, max_lag: _, recovery: _ } =
+            &member.replica;
+        Source {
+            endpoint: through.clone().unwrap_or_else(|| primary.server.clone()),
+            user: self.account(member),
+            tls: *tls,
+            connect_retry: *connect_retry,
+            heartbeat_ms: *heartbeat_ms,
+            delay: *delay,
+        }
+    }
+}

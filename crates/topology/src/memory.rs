@@ -1,0 +1,263 @@
+//! What is remembered of a member from one observation to the next: since when it is well or broken, and what was
+//! tried. Losing it (the controller restarts) costs patience, never safety.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::action::{Action, Command, Source, Stamp};
+use crate::gtid::GtidPosition;
+use crate::member::{MemberState, ReplicationState, ThreadState, Volume};
+use crate::time::Time;
+
+/// A replica counts as repaired, and its counters start anew, when it has been well for so long.
+const SETTLED: Duration = Duration::from_secs(60);
+
+/// A replica's trouble is over when it has been well for so long; a thread that dies a moment after each start is one
+/// trouble, not many.
+const RECOVERED: Duration = Duration::from_secs(10);
+
+/// What is remembered of a member.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    /// A command is on its way.
+    pub in_flight: bool,
+    /// The last stamp that it accepted a command under; reports with a lower one are old news.
+    pub sent: Option<Stamp>,
+    /// Replication has not worked since, but for moments.
+    pub trouble_since: Option<Time>,
+    /// Replication has worked without a break since.
+    pub well_since: Option<Time>,
+    /// Its positions have not moved since.
+    pub still_since: Time,
+    /// What was tried, by kind.
+    pub tries: BTreeMap<Kind, Tries>,
+    /// The source it was last told to follow.
+    pub followed: Option<Source>,
+    /// Accounts it was last told to have.
+    pub accounts: BTreeSet<String>,
+    identity: Option<(String, Volume)>,
+    positions: Option<(GtidPosition, GtidPosition)>,
+}
+
+/// Kinds of action whose failures are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// First data.
+    Initialise,
+    /// A copy into an empty volume.
+    Clone,
+    /// A copy over data.
+    Reseed,
+    /// The server.
+    Start,
+    /// `read_only=OFF`.
+    Open,
+    /// `read_only=ON`.
+    Close,
+    /// Replication accounts.
+    Accounts,
+    /// `CHANGE MASTER`.
+    Follow,
+    /// `START SLAVE`.
+    StartReplication,
+    /// Anything else.
+    Other,
+}
+
+/// Attempts of one kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tries {
+    /// How many, since it last worked for good.
+    pub count: u32,
+    /// When the last one began.
+    pub last: Time,
+    /// What became of it, if it failed.
+    pub error: Option<String>,
+}
+
+impl Kind {
+    /// Of an action.
+    pub fn of(action: &Action) -> Self {
+        match action {
+            Action::Initialise { .. } => Self::Initialise,
+            Action::Clone { replaces: None, .. } => Self::Clone,
+            Action::Clone { replaces: Some(_), .. } => Self::Reseed,
+            Action::StartServer => Self::Start,
+            Action::OpenForWrites => Self::Open,
+            Action::SetReadOnly => Self::Close,
+            Action::EnsureReplicationAccounts { .. } => Self::Accounts,
+            Action::Follow { .. } => Self::Follow,
+            Action::StartReplication => Self::StartReplication,
+            _ => Self::Other,
+        }
+    }
+
+    /// The pause before the next attempt after `count` of them.
+    fn pause(self, count: u32) -> Duration {
+        let seconds = match (self, count) {
+            (_, 0) => 0,
+            (Self::Reseed, 1) => 600,
+            (Self::Reseed, _) => 3600,
+            (Self::Clone | Self::Initialise, n) => [2, 5, 15, 60][(n as usize - 1).min(3)],
+            (_, n) => [1, 2, 5, 10, 30, 60][(n as usize - 1).min(5)],
+        };
+        Duration::from_secs(seconds)
+    }
+}
+
+impl Memory {
+    /// Takes a report in.
+    pub fn observe(&mut self, state: &MemberState, now: Time) {
+        let identity = (state.pod_uid.clone(), state.volume.clone());
+        if self.identity.as_ref() != Some(&identity) {
+            // Another life: what was set up in the last one is gone. What was tried on it still counts, but for a
+            // new pod, which starts with a clean slate.
+            if self.identity.as_ref().is_some_and(|(pod_uid, _)| *pod_uid != identity.0) {
+                self.tries.clear();
+                self.sent = None;
+            }
+            self.followed = None;
+            self.accounts.clear();
+            self.identity = Some(identity);
+        }
+        let positions = state.server.as_ref().map(|server| {
+            let received = server.replication.as_ref().map(|r| r.gtid_io_pos.clone()).unwrap_or_default();
+            (server.gtid_binlog_pos.furthest(&server.gtid_slave_pos), received)
+        });
+        if positions != self.positions {
+            self.positions = positions;
+            self.still_since = now;
+        }
+        match state.server.as_ref().and_then(|server| server.replication.as_ref()) {
+            Some(replication) if works(replication) => {
+                let since = *self.well_since.get_or_insert(now);
+                if now.since(since) >= RECOVERED {
+                    self.trouble_since = None;
+                }
+                if now.since(since) >= SETTLED {
+                    self.tries.clear();
+                }
+            }
+            Some(_) => {
+                self.well_since = None;
+                self.trouble_since.get_or_insert(now);
+            }
+            None => {
+                self.trouble_since = None;
+                let open = state.server.as_ref().is_some_and(|server| !server.read_only);
+                let since = *self.well_since.get_or_insert(now);
+                if !open {
+                    self.well_since = None;
+                } else if now.since(since) >= SETTLED {
+                    self.tries.clear();
+                }
+            }
+        }
+    }
+
+    /// A command goes out.
+    pub fn begin(&mut self, command: &Command, now: Time) {
+        self.in_flight = true;
+        let tries = self.tries.entry(Kind::of(&command.action)).or_insert(Tries { count: 0, last: now, error: None });
+        tries.count += 1;
+        tries.last = now;
+        tries.error = None;
+    }
+
+    /// It is through: `Ok` when it was accepted and is done or under way.
+    pub fn end(&mut self, command: &Command, result: Result<(), String>) {
+        self.in_flight = false;
+        match result {
+            Ok(()) => {
+                self.sent = self.sent.max(Some(command.stamp));
+                match &command.action {
+                    Action::Follow { source } => self.followed = Some(source.clone()),
+                    Action::EnsureReplicationAccounts { users, login_only: _ } => {
+                        self.accounts = users.iter().cloned().collect();
+                    }
+                    _ => {}
+                }
+            }
+            Err(error) => {
+                if let Some(tries) = self.tries.get_mut(&Kind::of(&command.action)) {
+                    tries.error = Some(error);
+                }
+            }
+        }
+    }
+
+    /// How often this was tried since it last worked for good.
+    pub fn count(&self, kind: Kind) -> u32 {
+        self.tries.get(&kind).map_or(0, |tries| tries.count)
+    }
+
+    /// How long until this may be tried (again); zero: now.
+    pub fn wait_for(&self, kind: Kind, now: Time) -> Duration {
+        self.tries
+            .get(&kind)
+            .map_or(Duration::ZERO, |tries| kind.pause(tries.count).saturating_sub(now.since(tries.last)))
+    }
+}
+
+/// Both threads run and nothing is wrong.
+pub fn works(replication: &ReplicationState) -> bool {
+    replication.io == ThreadState::Yes && replication.sql == ThreadState::Yes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::{self, replica_state};
+
+    fn at(seconds: u64) -> Time {
+        Time(seconds * 1000)
+    }
+
+    #[test]
+    fn a_flapping_replica_is_one_trouble() {
+        let mut memory = Memory::default();
+        let (well, broken) =
+            (replica_state("db-1", 2, "a"), scenario::with_sql_error(replica_state("db-1", 2, "a"), 1062));
+        memory.observe(&broken, at(0));
+        memory.observe(&well, at(5));
+        memory.observe(&broken, at(6));
+        assert_eq!(memory.trouble_since, Some(at(0)));
+        memory.observe(&well, at(20));
+        memory.observe(&well, at(31));
+        assert_eq!(memory.trouble_since, None);
+    }
+
+    #[test]
+    fn attempts_wait_longer_and_longer() {
+        let mut memory = Memory::default();
+        let command = Command { stamp: Stamp { epoch: 1, revision: 5 }, action: Action::StartReplication };
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            memory.begin(&command, at(100));
+            memory.end(&command, Ok(()));
+            waits.push(memory.wait_for(Kind::StartReplication, at(100)).as_secs());
+        }
+        assert_eq!(waits, [1, 2, 5, 10, 30, 60, 60, 60]);
+        assert_eq!(memory.wait_for(Kind::StartReplication, at(150)).as_secs(), 10);
+    }
+
+    #[test]
+    fn a_minute_of_health_clears_the_counters() {
+        let mut memory = Memory::default();
+        memory.observe(&replica_state("db-1", 2, "a"), at(0));
+        memory.begin(&Command { stamp: Stamp::default(), action: Action::StartReplication }, at(1));
+        memory.observe(&replica_state("db-1", 2, "a"), at(59));
+        assert_eq!(memory.count(Kind::StartReplication), 1);
+        memory.observe(&replica_state("db-1", 2, "a"), at(61));
+        assert_eq!(memory.count(Kind::StartReplication), 0);
+    }
+
+    #[test]
+    fn another_life_forgets_what_was_set_up() {
+        let mut memory = Memory { accounts: BTreeSet::from(["repl_2".to_owned()]), ..Memory::default() };
+        memory.observe(&replica_state("db-1", 2, "a"), at(0));
+        memory.accounts.insert("repl_2".to_owned());
+        memory.observe(&replica_state("db-1", 2, "b"), at(1));
+        assert!(memory.accounts.is_empty());
+    }
+}

@@ -1,0 +1,433 @@
+//! A small world for tests: members that do what they are told (or not), and the loop that decides.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::action::{Action, Command, Endpoint, Stamp};
+use crate::decide::decide;
+use crate::decision::Decision;
+use crate::gtid::{BinlogState, Gtid, GtidPosition};
+use crate::intent::{Intent, MemberIntent, Recovery, ReplicaIntent};
+use crate::member::{
+    DataId, MemberName, MemberState, Phase, ReplicationState, ServerError, ServerState, ThreadState, Volume,
+};
+use crate::memory::Memory;
+use crate::observation::{Agent, Claim, Observation, Pod, Seen};
+use crate::record::Record;
+use crate::time::Time;
+
+pub(crate) fn name(text: &str) -> MemberName {
+    MemberName(text.to_owned())
+}
+
+pub(crate) fn member_intent(member: &str, server_id: u32) -> MemberIntent {
+    let host = format!("{member}.ns.svc");
+    MemberIntent {
+        name: name(member),
+        object: member.rsplit_once('-').expect("a pod's name").0.to_owned(),
+        server_id,
+        server: Endpoint { host: host.clone(), port: 3306 },
+        agent: Endpoint { host, port: 7443 },
+        donor: true,
+        candidate: true,
+        replica: ReplicaIntent {
+            through: None,
+            tls: true,
+            connect_retry: 1,
+            heartbeat_ms: 1000,
+            delay: 0,
+            max_lag: 30,
+            recovery: Recovery { enabled: true, threshold: Duration::from_secs(300) },
+        },
+    }
+}
+
+/// A root `db` with `replicas` members.
+pub(crate) fn intent(replicas: u32) -> Intent {
+    Intent {
+        topology: "db".to_owned(),
+        replication: replicas > 1,
+        hands_off: None,
+        wanted_primary: name("db-0"),
+        use_data_of: None,
+        replication_user: "repl".to_owned(),
+        members: (0..replicas).map(|n| member_intent(&format!("db-{n}"), n + 1)).collect(),
+    }
+}
+
+pub(crate) fn replica_state(member: &str, server_id: u32, data_id: &str) -> MemberState {
+    MemberState {
+        name: name(member),
+        pod_uid: format!("uid-{member}"),
+        server_id,
+        accepted: Stamp::default(),
+        volume: Volume::Data { data_id: DataId(data_id.to_owned()) },
+        phase: Phase::Running,
+        server: Some(ServerState {
+            version: "11.8.6-MariaDB".to_owned(),
+            read_only: true,
+            gtid_binlog_pos: GtidPosition::default(),
+            gtid_slave_pos: GtidPosition::default(),
+            gtid_binlog_state: BinlogState::default(),
+            replication: Some(replication("db-0.ns.svc", server_id)),
+        }),
+        disk: None,
+        config_hash: None,
+    }
+}
+
+fn replication(host: &str, server_id: u32) -> ReplicationState {
+    ReplicationState {
+        host: host.to_owned(),
+        port: 3306,
+        user: format!("repl_{server_id}"),
+        io: ThreadState::Yes,
+        sql: ThreadState::Yes,
+        gtid_io_pos: GtidPosition::default(),
+        io_error: None,
+        sql_error: None,
+        seconds_behind: Some(0),
+    }
+}
+
+pub(crate) fn with_sql_error(mut state: MemberState, errno: u32) -> MemberState {
+    if let Some(replication) = state.server.as_mut().and_then(|server| server.replication.as_mut()) {
+        replication.sql = ThreadState::No;
+        replication.sql_error = Some(ServerError { errno, message: "broken by the test".to_owned() });
+    }
+    state
+}
+
+/// A member that does as it is told.
+#[derive(Debug, Clone)]
+pub(crate) struct Model {
+    pub(crate) pod: Pod,
+    pub(crate) claim: Claim,
+    pub(crate) state: MemberState,
+    pub(crate) silent: bool,
+    /// The data, while no server runs on it.
+    disk: Option<ServerState>,
+    /// What is still to happen of the last long action.
+    pending: Option<(Phase, Volume)>,
+    memory: Memory,
+}
+
+/// The world.
+#[derive(Debug, Clone)]
+pub(crate) struct World {
+    pub(crate) intent: Intent,
+    pub(crate) record: Record,
+    pub(crate) members: BTreeMap<MemberName, Model>,
+    pub(crate) idle_claims: Vec<String>,
+    pub(crate) now: Time,
+    /// What happened, one line an order.
+    pub(crate) log: Vec<String>,
+    /// Who was opened in which epoch.
+    pub(crate) opened: BTreeMap<u64, DataId>,
+    draw: u128,
+}
+
+impl World {
+    /// New members with empty volumes.
+    pub(crate) fn new(intent: Intent) -> Self {
+        let mut world = Self {
+            intent,
+            record: Record::default(),
+            members: BTreeMap::new(),
+            idle_claims: Vec::new(),
+            now: Time(1_000_000),
+            log: Vec::new(),
+            opened: BTreeMap::new(),
+            draw: 0,
+        };
+        world.create_missing();
+        world
+    }
+
+    /// Makes pods and volumes for members that have none.
+    pub(crate) fn create_missing(&mut self) {
+        for intent in &self.intent.members {
+            self.members.entry(intent.name.clone()).or_insert_with(|| Model {
+                pod: Pod::Running,
+                claim: Claim::Bound,
+                state: MemberState {
+                    volume: Volume::Empty,
+                    phase: Phase::Waiting,
+                    server: None,
+                    ..replica_state(&intent.name.0, intent.server_id, "")
+                },
+                silent: false,
+                disk: None,
+                pending: None,
+                memory: Memory::default(),
+            });
+        }
+    }
+
+    pub(crate) fn member(&mut self, member: &str) -> &mut Model {
+        self.members.get_mut(&name(member)).expect("a member of this world")
+    }
+
+    pub(crate) fn server(&mut self, member: &str) -> &mut ServerState {
+        self.member(member).state.server.as_mut().expect("a running server")
+    }
+
+    pub(crate) fn replication(&mut self, member: &str) -> &mut ReplicationState {
+        self.server(member).replication.as_mut().expect("a replica")
+    }
+
+    /// The pod is replaced; its volume stays.
+    pub(crate) fn restart_pod(&mut self, member: &str) {
+        let model = self.member(member);
+        model.state.pod_uid.push('\'');
+        if let Some(mut server) = model.state.server.take() {
+            server.read_only = true;
+            if let Some(replication) = server.replication.as_mut() {
+                (replication.io, replication.sql) = (ThreadState::No, ThreadState::No);
+                (replication.io_error, replication.sql_error) = (None, None);
+            }
+            model.disk = Some(server);
+        }
+        model.state.phase = Phase::Waiting;
+        model.pending = None;
+    }
+
+    /// The volume is lost, the pod replaced.
+    pub(crate) fn lose_volume(&mut self, member: &str) {
+        self.restart_pod(member);
+        let model = self.member(member);
+        model.disk = None;
+        model.state.volume = Volume::Empty;
+        model.state.accepted = Stamp::default();
+    }
+
+    /// The controller is replaced.
+    pub(crate) fn restart_controller(&mut self) {
+        self.members.values_mut().for_each(|model| model.memory = Memory::default());
+    }
+
+    pub(crate) fn write(&mut self, member: &str, transactions: u64) {
+        let model = self.member(member);
+        let server_id = model.state.server_id;
+        let server = model.state.server.as_mut().expect("a running server");
+        let sequence = server.gtid_binlog_pos.furthest(&server.gtid_slave_pos).sequence(0) + transactions;
+        let gtid = Gtid { domain: 0, server_id, sequence };
+        server.gtid_binlog_pos.0.insert(0, gtid);
+        server.gtid_binlog_state.add(gtid);
+    }
+
+    /// Replicas apply what their source has.
+    fn replicate(&mut self) {
+        let sources: BTreeMap<String, ServerState> = self
+            .members
+            .values()
+            .filter_map(|m| Some((format!("{}.ns.svc", m.state.name), m.state.server.clone()?)))
+            .collect();
+        for model in self.members.values_mut() {
+            let Some(server) = model.state.server.as_mut() else { continue };
+            let Some(replication) = server.replication.as_mut() else { continue };
+            let source = sources.get(&replication.host);
+            if replication.io != ThreadState::No {
+                replication.io = if source.is_some() { ThreadState::Yes } else { ThreadState::Connecting };
+            }
+            if let (true, Some(source)) = (crate::memory::works(replication), source) {
+                server.gtid_slave_pos = server.gtid_slave_pos.furthest(&source.gtid_binlog_pos);
+                server.gtid_binlog_pos = server.gtid_binlog_pos.furthest(&source.gtid_binlog_pos);
+                server.gtid_binlog_state = server.gtid_binlog_state.union(&source.gtid_binlog_state);
+            }
+        }
+    }
+
+    fn observe(&mut self) -> Observation {
+        self.draw += 1000;
+        let members = self
+            .members
+            .iter_mut()
+            .filter(|(member, _)| self.intent.member(member).is_some())
+            .map(|(member, model)| {
+                let answers = model.pod == Pod::Running && !model.silent;
+                if answers {
+                    model.memory.observe(&model.state, self.now);
+                }
+                let agent = if answers {
+                    Agent::Answers { state: Box::new(model.state.clone()), at: self.now }
+                } else {
+                    Agent::Silent { since: self.now, why: "no connection".to_owned() }
+                };
+                (
+                    member.clone(),
+                    Seen { pod: model.pod.clone(), claim: model.claim, agent, memory: model.memory.clone() },
+                )
+            })
+            .collect();
+        Observation { members, idle_claims: self.idle_claims.clone(), draw: self.draw }
+    }
+
+    /// Looks and decides, without doing anything.
+    pub(crate) fn decide(&mut self) -> Decision {
+        let seen = self.observe();
+        decide(&self.intent, &self.record, &seen, self.now)
+    }
+
+    /// One pass: look, decide, record, act; then half a second goes by. `obeys`: does the n-th order arrive?
+    pub(crate) fn pass(&mut self, mut obeys: impl FnMut(usize) -> bool) -> Decision {
+        let decision = self.decide();
+        if let Some(record) = &decision.record {
+            assert!(record.stamp() > self.record.stamp(), "every swap raises the stamp");
+            self.record = record.clone();
+        }
+        let commands: Vec<_> = decision.commands().map(|(member, command)| (member.clone(), command)).collect();
+        for (n, (member, command)) in commands.into_iter().enumerate() {
+            self.check(&member, &command);
+            if obeys(n) {
+                self.execute(&member, &command);
+            }
+        }
+        self.replicate();
+        self.now = self.now.after(Duration::from_millis(500));
+        for model in self.members.values_mut() {
+            if let Some((phase, volume)) = model.pending.take() {
+                model.state.volume = volume;
+                model.state.phase = phase;
+                if model.state.phase == Phase::Running && model.state.server.is_none() {
+                    let mut new = replica_state("x-0", 0, "x").server.expect("a running server");
+                    new.replication = None;
+                    model.state.server = Some(model.disk.take().unwrap_or(new));
+                }
+            }
+        }
+        decision
+    }
+
+    /// The laws that no order may break.
+    fn check(&mut self, member: &MemberName, command: &Command) {
+        let volumes: Vec<&Volume> = self.members.values().map(|model| &model.state.volume).collect();
+        let own = &self.members[member].state.volume;
+        match &command.action {
+            Action::Initialise { .. } => {
+                assert!(volumes.iter().all(|v| **v == Volume::Empty), "initialised over data somewhere: {volumes:?}");
+                // Another world begins: nothing of the last one is left.
+                self.opened.retain(|epoch, _| *epoch > command.stamp.epoch + 1);
+            }
+            Action::Clone { replaces, .. } => match (own, replaces) {
+                (Volume::Empty, None) => {}
+                (Volume::Data { data_id }, Some(replaced)) if data_id == replaced => {
+                    let holder = self.record.holder_identity();
+                    assert_ne!(holder, Some(data_id.0.as_str()), "the primary's data was to be replaced");
+                }
+                other => panic!("a clone over what it does not name: {other:?}"),
+            },
+            Action::OpenForWrites => {
+                let Volume::Data { data_id } = own else { panic!("opened without data") };
+                assert_eq!(self.record.holder_identity(), Some(data_id.0.as_str()), "opened without the lease");
+                let opened = self.opened.entry(command.stamp.epoch).or_insert_with(|| data_id.clone());
+                assert_eq!(opened, data_id, "two writers in one epoch");
+            }
+            _ => {}
+        }
+    }
+
+    fn execute(&mut self, member: &MemberName, command: &Command) {
+        let now = self.now;
+        let copies: BTreeMap<String, Option<ServerState>> =
+            self.members.iter().map(|(other, model)| (format!("{other}.ns.svc"), model.state.server.clone())).collect();
+        let model = self.members.get_mut(member).expect("a member of this world");
+        model.memory.begin(command, now);
+        let answers = model.pod == Pod::Running && !model.silent && command.stamp >= model.state.accepted;
+        if !answers {
+            model.memory.end(command, Err("no answer".to_owned()));
+            return;
+        }
+        self.log.push(format!("{member} {}", word(&command.action)));
+        model.state.accepted = command.stamp;
+        let server_id = model.state.server_id;
+        match &command.action {
+            Action::Initialise { data_id } => {
+                model.state.phase = Phase::Initialising;
+                model.pending = Some((Phase::Running, Volume::Data { data_id: data_id.clone() }));
+            }
+            Action::Clone { donor, data_id, replaces: _ } => {
+                model.state.phase = Phase::Cloning { donor: donor.host.clone(), received: 0, total: None };
+                (model.state.server, model.disk) = (None, None);
+                match copies.get(&donor.host).cloned().flatten() {
+                    Some(mut server) => {
+                        server.gtid_slave_pos = server.gtid_slave_pos.furthest(&server.gtid_binlog_pos);
+                        server.gtid_binlog_pos = GtidPosition::default();
+                        server.gtid_binlog_state = BinlogState::default();
+                        server.read_only = true;
+                        server.replication = None;
+                        model.state.server = Some(server);
+                        model.pending = Some((Phase::Running, Volume::Data { data_id: data_id.clone() }));
+                    }
+                    None => {
+                        let failed = Phase::Failed { reason: "CloneFailed".to_owned(), message: "no donor".to_owned() };
+                        model.pending = Some((failed, Volume::Empty));
+                    }
+                }
+            }
+            Action::StartServer => {
+                model.state.phase = Phase::Starting;
+                model.pending = Some((Phase::Running, model.state.volume.clone()));
+            }
+            action => {
+                if let Some(server) = model.state.server.as_mut() {
+                    match action {
+                        Action::OpenForWrites => {
+                            server.read_only = false;
+                            server.replication = None;
+                        }
+                        Action::SetReadOnly => server.read_only = true,
+                        Action::Follow { source } => {
+                            server.replication = Some(replication(&source.endpoint.host, server_id));
+                        }
+                        Action::StartReplication => {
+                            if let Some(replication) = server.replication.as_mut() {
+                                (replication.io, replication.sql) = (ThreadState::Yes, ThreadState::Yes);
+                                (replication.io_error, replication.sql_error) = (None, None);
+                            }
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+        model.memory.end(command, Ok(()));
+    }
+
+    /// Passes until nothing is ordered any more; panics when that does not come.
+    pub(crate) fn settle(&mut self) -> Decision {
+        for _ in 0..400 {
+            let decision = self.pass(|_| true);
+            let busy = self.members.values().any(|model| model.pending.is_some());
+            if decision.orders.is_empty() && decision.record.is_none() && !busy && decision.look_again.is_none() {
+                return decision;
+            }
+        }
+        panic!("does not settle: {:#?}\n{}", self.decide().report, self.log.join("\n"));
+    }
+
+    /// Passes for so long.
+    pub(crate) fn run_for(&mut self, seconds: u64) -> Decision {
+        (0..seconds * 2).map(|_| self.pass(|_| true)).last().expect("at least one pass")
+    }
+}
+
+fn word(action: &Action) -> String {
+    match action {
+        Action::Initialise { .. } => "initialise".to_owned(),
+        Action::Clone { donor, replaces, .. } => {
+            format!(
+                "{} {}",
+                if replaces.is_some() { "reseed" } else { "clone" },
+                donor.host.trim_end_matches(".ns.svc")
+            )
+        }
+        Action::StartServer => "start".to_owned(),
+        Action::OpenForWrites => "open".to_owned(),
+        Action::SetReadOnly => "close".to_owned(),
+        Action::EnsureReplicationAccounts { users, .. } => format!("accounts {}", users.join(" ")),
+        Action::Follow { source } => format!("follow {}", source.endpoint.host.trim_end_matches(".ns.svc")),
+        Action::StartReplication => "start-replication".to_owned(),
+        other => format!("{other:?}"),
+    }
+}
