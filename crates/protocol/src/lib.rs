@@ -11,12 +11,16 @@
 //!
 //! and probes in plain HTTP on [`PROBE_PORT`]: `/startup`, `/live`, `/ready` (200, or 503 with the reason as text).
 
+pub mod client;
 pub mod config;
+pub mod tls;
 
 use serde::{Deserialize, Serialize};
 use topology::Stamp;
 
+pub use client::{AgentClient, ClientError};
 pub use config::AgentConfig;
+pub use tls::Identity;
 
 /// Port of the agent's API.
 pub const AGENT_PORT: u16 = 7443;
