@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The controllers.
+
+pub mod replication;

@@ -124,6 +124,8 @@ pub struct MemberReport {
     pub role: Role,
     /// How it does.
     pub standing: Standing,
+    /// Its role, or what it is doing instead, in a word.
+    pub word: &'static str,
     /// That in words; changes only with the standing or what is said about it, never with positions.
     pub text: String,
     /// How far a clone is, for people.

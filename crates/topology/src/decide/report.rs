@@ -83,17 +83,18 @@ fn member_report(pass: &Pass<'_>, refusals: &[Refusal], member: Member<'_>) -> M
     let primary = pass.primary();
     let lag = if pass.is_holder(member) { None } else { member.lag(primary) };
     let (standing, text) = standing(pass, refusals, member, lag);
-    let holder = pass.next.holder.as_ref().map(|holder| &holder.member);
+    let role = match pass.next.holder.as_ref().map(|holder| &holder.member) {
+        None => Role::Unknown,
+        Some(holder) if holder == member.name() => Role::Primary,
+        Some(_) => Role::Replica,
+    };
     MemberReport {
         name: member.name().clone(),
         object: member.intent.object.clone(),
         server_id: member.intent.server_id,
-        role: match holder {
-            None => Role::Unknown,
-            Some(holder) if holder == member.name() => Role::Primary,
-            Some(_) => Role::Replica,
-        },
+        role,
         standing,
+        word: word(member, role, standing),
         text,
         progress: progress(member),
         reachable: state.is_some(),
@@ -155,6 +156,23 @@ fn standing(pass: &Pass<'_>, refusals: &[Refusal], member: Member<'_>, lag: Opti
         Phase::Failed { reason, message } => (Standing::Broken, format!("{reason}: {message}")),
         Phase::ConfigRefused { message, .. } => (Standing::Broken, format!("refuses its configuration: {message}")),
         Phase::Running => running(pass, member, lag),
+    }
+}
+
+fn word(member: Member<'_>, role: Role, standing: Standing) -> &'static str {
+    match (standing, member.phase()) {
+        (Standing::Silent, _) => "unreachable",
+        (Standing::Broken, _) => "broken",
+        (_, Some(Phase::Initialising)) => "initialising",
+        (_, Some(Phase::Cloning { .. })) => "cloning",
+        (_, Some(Phase::Starting)) => "starting",
+        (_, Some(Phase::Stopping)) => "stopping",
+        (_, Some(Phase::Waiting)) | (Standing::Waiting, _) => "waiting",
+        _ => match role {
+            Role::Primary => "primary",
+            Role::Replica => "replica",
+            Role::Unknown => "waiting",
+        },
     }
 }
 

@@ -1,0 +1,204 @@
+//! One stream per agent: what each member says, kept up to date, and a way to tell it something.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use tokio::sync::Notify;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use topology::member::{MemberName, MemberState};
+use topology::observation::Agent;
+use topology::{Command, Time};
+
+use super::agent;
+use super::clock::Clock;
+
+/// Agents say something at least once a second; one that has not for so long is silent.
+const SILENCE: Duration = Duration::from_secs(4);
+/// Pauses between attempts to reach an agent: at once, then slower.
+const PAUSES: [Duration; 4] =
+    [Duration::from_millis(100), Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1)];
+
+/// Where an agent is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Address {
+    pub(super) ip: IpAddr,
+    /// The name in its certificate.
+    pub(super) host: String,
+    /// Another pod of the same name is another agent.
+    pub(super) pod_uid: String,
+}
+
+impl Address {
+    pub(super) fn socket(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, protocol::AGENT_PORT)
+    }
+}
+
+/// A member's agent, as far as it is heard.
+#[derive(Debug)]
+struct Link {
+    address: Address,
+    heard: Arc<Mutex<Agent>>,
+    _stop: DropGuard,
+}
+
+/// The links of one topology.
+#[derive(Debug)]
+pub(super) struct Links {
+    clock: Clock,
+    /// Told whenever something was heard.
+    news: Arc<Notify>,
+    links: BTreeMap<MemberName, Link>,
+}
+
+impl Links {
+    pub(super) fn new(clock: Clock, news: Arc<Notify>) -> Self {
+        Self { clock, news, links: BTreeMap::new() }
+    }
+
+    /// Opens, replaces and drops links so that there is one for each address given.
+    pub(super) fn follow(&mut self, tls: &Arc<ClientConfig>, addresses: BTreeMap<MemberName, Address>) {
+        let wanted: BTreeSet<MemberName> = addresses.keys().cloned().collect();
+        self.links.retain(|member, _| wanted.contains(member));
+        for (member, address) in addresses {
+            if self.links.get(&member).is_none_or(|link| link.address != address) {
+                let link = self.open(address, tls.clone());
+                self.links.insert(member, link);
+            }
+        }
+    }
+
+    /// Drops all links (they are opened again, with other keys, by the next `follow`).
+    pub(super) fn clear(&mut self) {
+        self.links.clear();
+    }
+
+    pub(super) fn address(&self, member: &MemberName) -> Option<&Address> {
+        self.links.get(member).map(|link| &link.address)
+    }
+
+    /// What was heard last.
+    pub(super) fn heard(&self, member: &MemberName) -> Agent {
+        self.links.get(member).map_or_else(
+            || Agent::Silent { since: self.clock.now(), why: "no connection yet".to_owned() },
+            |link| lock(&link.heard).clone(),
+        )
+    }
+
+    /// Takes a report in that came another way (after a command).
+    pub(super) fn hear(&self, member: &MemberName, state: MemberState) {
+        if let Some(link) = self.links.get(member) {
+            note(&link.heard, state, self.clock.now());
+        }
+    }
+
+    fn open(&self, address: Address, tls: Arc<ClientConfig>) -> Link {
+        let heard =
+            Arc::new(Mutex::new(Agent::Silent { since: self.clock.now(), why: "no connection yet".to_owned() }));
+        let stop = CancellationToken::new();
+        let listener = Listener {
+            clock: self.clock,
+            news: self.news.clone(),
+            heard: heard.clone(),
+            address: address.clone(),
+            tls,
+        };
+        tokio::spawn(stop.clone().run_until_cancelled_owned(listener.run()));
+        Link { address, heard, _stop: stop.drop_guard() }
+    }
+}
+
+fn lock(heard: &Mutex<Agent>) -> std::sync::MutexGuard<'_, Agent> {
+    heard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps the newer of two reports; says whether it told anything new.
+fn note(heard: &Mutex<Agent>, state: MemberState, now: Time) -> bool {
+    let mut heard = lock(heard);
+    let news = match &*heard {
+        Agent::Silent { .. } => true,
+        // What was on its way when a command was accepted is old.
+        Agent::Answers { state: known, .. } if known.pod_uid == state.pod_uid && known.accepted > state.accepted => {
+            return false;
+        }
+        Agent::Answers { state: known, .. } => **known != state,
+    };
+    *heard = Agent::Answers { state: Box::new(state), at: now };
+    news
+}
+
+struct Listener {
+    clock: Clock,
+    news: Arc<Notify>,
+    heard: Arc<Mutex<Agent>>,
+    address: Address,
+    tls: Arc<ClientConfig>,
+}
+
+impl Listener {
+    async fn run(self) {
+        let mut failures = 0_usize;
+        loop {
+            let why = self.listen(&mut failures).await;
+            let fell_silent = {
+                let mut heard = lock(&self.heard);
+                let was_heard = matches!(*heard, Agent::Answers { .. });
+                let since = match &*heard {
+                    Agent::Silent { since, .. } => *since,
+                    Agent::Answers { .. } => self.clock.now(),
+                };
+                let same = matches!(&*heard, Agent::Silent { why: known, .. } if *known == why);
+                *heard = Agent::Silent { since, why };
+                was_heard || !same
+            };
+            if fell_silent {
+                self.news.notify_one();
+            }
+            tokio::time::sleep(PAUSES[failures.min(PAUSES.len() - 1)]).await;
+            failures += 1;
+        }
+    }
+
+    /// Listens until the stream ends, and says why it did.
+    async fn listen(&self, failures: &mut usize) -> String {
+        let opened = tokio::time::timeout(SILENCE, agent::stream(&self.address, &self.tls)).await;
+        let mut stream = match opened {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return error.to_string(),
+            Err(_) => return "no answer".to_owned(),
+        };
+        loop {
+            match tokio::time::timeout(SILENCE, stream.next()).await {
+                Ok(Ok(Some(state))) => {
+                    *failures = 0;
+                    if note(&self.heard, state, self.clock.now()) {
+                        self.news.notify_one();
+                    }
+                }
+                Ok(Ok(None)) => return "the agent ended the stream".to_owned(),
+                Ok(Err(error)) => return error.to_string(),
+                Err(_) => return format!("nothing heard for {} s", SILENCE.as_secs()),
+            }
+        }
+    }
+}
+
+/// Sends a command and looks at the member once more: the report that comes back has what the command did.
+pub(super) async fn tell(
+    address: Address,
+    tls: Arc<ClientConfig>,
+    command: Command,
+) -> (Result<(), String>, Option<MemberState>) {
+    let limit = Duration::from_secs(60);
+    let result = tokio::time::timeout(limit, agent::command(&address, &tls, &command)).await;
+    let result = match result {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {} s", limit.as_secs())),
+    };
+    let state = tokio::time::timeout(SILENCE, agent::state(&address, &tls)).await;
+    (result, state.ok().and_then(Result::ok))
+}
