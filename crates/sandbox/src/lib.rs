@@ -1,1 +1,14 @@
-//! Placeholder.
+//! The rest of a cluster in one process: nodes that run pods as isolated processes, network, DNS, volumes and images.
+
+pub mod cgroup;
+pub mod command;
+pub mod dns;
+pub mod events;
+pub mod host;
+pub mod images;
+pub mod network;
+pub mod node;
+pub mod pace;
+pub mod paths;
+pub mod quantity;
+pub mod settings;

@@ -1,0 +1,98 @@
+//! Where a sandbox keeps things.
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+/// The folders and names of one sandbox. State lies in its directory; what must vanish with the sandbox lies in `/run`.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    dir: PathBuf,
+    id: String,
+}
+
+impl Paths {
+    /// Paths of the sandbox in `dir` (made absolute, so that every process sees the same names).
+    pub fn new(dir: &Path) -> std::io::Result<Self> {
+        let dir = std::path::absolute(dir)?;
+        let dir = dir.canonicalize().unwrap_or(dir);
+        let hash = Sha256::digest(dir.as_os_str().as_encoded_bytes());
+        let id = hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { dir, id })
+    }
+
+    /// Short name, the same for the same directory.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The directory itself.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("kubeconfig")
+    }
+
+    /// The API server's state.
+    pub fn state(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    /// Ports and address ranges, chosen once.
+    pub fn settings(&self) -> PathBuf {
+        self.dir.join("sandbox.json")
+    }
+
+    /// Locked while the sandbox runs; holds its process id.
+    pub fn lock(&self) -> PathBuf {
+        self.dir.join("lock")
+    }
+
+    /// What a detached sandbox prints.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("sandbox.log")
+    }
+
+    /// Persistent volumes, one folder each.
+    pub fn volumes(&self) -> PathBuf {
+        self.dir.join("volumes")
+    }
+
+    /// Pods' folders, by UID.
+    pub fn pods(&self) -> PathBuf {
+        self.dir.join("pods")
+    }
+
+    /// Images loaded by `images load`.
+    pub fn images(&self) -> PathBuf {
+        self.dir.join("images")
+    }
+
+    /// Sockets, runc's state, bundles.
+    pub fn run(&self) -> PathBuf {
+        Path::new("/run/mariadb-operator-sandbox").join(&self.id)
+    }
+
+    /// runc's `--root`.
+    pub fn runc(&self) -> PathBuf {
+        self.run().join("runc")
+    }
+
+    /// Name of the cgroup that holds every process of every pod.
+    pub fn cgroup(&self) -> String {
+        format!("mariadb-sandbox-{}", self.id)
+    }
+
+    /// Prefix of the names of network namespaces.
+    pub fn netns_prefix(&self) -> String {
+        format!("mdbsbx-{}", self.id)
+    }
+
+    /// Network interface on the host's side.
+    pub fn host_interface(&self) -> String {
+        format!("mdb{}", self.id)
+    }
+}

@@ -1,0 +1,187 @@
+//! What a sandbox chooses once and keeps: the port of its API and its range of addresses.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Ports and ranges of one sandbox, kept in `DIR/sandbox.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    /// HTTPS port on 127.0.0.1.
+    pub api_port: u16,
+    /// Second number of the range 10.N.0.0/16.
+    pub network: u8,
+    /// Number of virtual nodes.
+    pub nodes: usize,
+}
+
+/// Settings that cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file exists, but cannot be read, understood or written.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No free port on loopback.
+    #[error("no free port on 127.0.0.1: {0}")]
+    Port(std::io::Error),
+    /// Every range is taken.
+    #[error("no free address range 10.N.0.0/16 on this machine: every one from 10.64 to 10.191 has a route")]
+    NoRange,
+}
+
+/// The address plan inside 10.N.0.0/16: pods in the lower half, services in the upper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses(u8);
+
+impl Addresses {
+    /// The plan for a range.
+    pub fn new(network: u8) -> Self {
+        Self(network)
+    }
+
+    /// Gateway of all pods, on the bridge.
+    pub fn gateway(self) -> Ipv4Addr {
+        Ipv4Addr::new(10, self.0, 0, 1)
+    }
+
+    /// The whole range, as the host routes it.
+    pub fn all(self) -> String {
+        format!("10.{}.0.0/16", self.0)
+    }
+
+    /// Pods' range.
+    pub fn pods(self) -> String {
+        format!("10.{}.0.0/17", self.0)
+    }
+
+    /// The `n`th address for pods (wraps around).
+    pub fn pod(self, n: u32) -> Ipv4Addr {
+        // 10.N.0.16 up to 10.N.119.255: the top of the half is the host's link.
+        let n = 16 + n % (120 * 256 - 16);
+        Ipv4Addr::new(10, self.0, (n >> 8) as u8, (n & 255) as u8)
+    }
+
+    /// Address of the `i`th virtual node.
+    pub fn node(self, i: usize) -> Ipv4Addr {
+        Ipv4Addr::new(10, self.0, 124 + (i >> 8 & 1) as u8, (i & 255) as u8)
+    }
+
+    /// Services' range.
+    pub fn services(self) -> String {
+        format!("10.{}.128.0/17", self.0)
+    }
+
+    /// ClusterIP of `kubernetes.default`.
+    pub fn api(self) -> Ipv4Addr {
+        Ipv4Addr::new(10, self.0, 128, 1)
+    }
+
+    /// ClusterIP of `kube-dns.kube-system`.
+    pub fn dns(self) -> Ipv4Addr {
+        Ipv4Addr::new(10, self.0, 128, 10)
+    }
+
+    /// The host's end of its link to the cluster.
+    pub fn host(self) -> Ipv4Addr {
+        Ipv4Addr::new(10, self.0, 127, 253)
+    }
+
+    /// The cluster's end of that link.
+    pub fn host_gateway(self) -> Ipv4Addr {
+        Ipv4Addr::new(10, self.0, 127, 254)
+    }
+}
+
+impl Settings {
+    /// The plan for this sandbox.
+    pub fn addresses(&self) -> Addresses {
+        Addresses(self.network)
+    }
+
+    /// Reads the file, or chooses and writes it.
+    pub fn load_or_choose(path: &Path, nodes: Option<usize>) -> Result<Self, SettingsError> {
+        let failed = |reason: String| SettingsError::File { path: path.to_owned(), reason };
+        let mut settings = match std::fs::read(path) {
+            Ok(text) => serde_json::from_slice(&text).map_err(|e| failed(e.to_string()))?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Self::choose()?,
+            Err(e) => return Err(failed(e.to_string())),
+        };
+        if let Some(nodes) = nodes {
+            settings.nodes = nodes;
+        }
+        settings.write(path)?;
+        Ok(settings)
+    }
+
+    /// Writes the file in one step.
+    pub fn write(&self, path: &Path) -> Result<(), SettingsError> {
+        let failed = |reason: String| SettingsError::File { path: path.to_owned(), reason };
+        let text = serde_json::to_vec_pretty(self).map_err(|e| failed(e.to_string()))?;
+        let temporary = path.with_extension("tmp");
+        std::fs::write(&temporary, text).map_err(|e| failed(e.to_string()))?;
+        std::fs::rename(&temporary, path).map_err(|e| failed(e.to_string()))
+    }
+
+    fn choose() -> Result<Self, SettingsError> {
+        Ok(Self { api_port: free_port()?, network: free_network()?, nodes: 4 })
+    }
+}
+
+/// A port on loopback that nobody listens on now.
+pub fn free_port() -> Result<u16, SettingsError> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(SettingsError::Port)?;
+    listener.local_addr().map(|a| a.port()).map_err(SettingsError::Port)
+}
+
+fn free_network() -> Result<u8, SettingsError> {
+    let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let start = rand::random_range(0..128u8);
+    (0..128u8)
+        .map(|i| 64 + (start.wrapping_add(i)) % 128)
+        .find(|network| !is_routed(&routes, *network))
+        .ok_or(SettingsError::NoRange)
+}
+
+/// Whether any route of the table (other than the default route) overlaps 10.N.0.0/16.
+fn is_routed(table: &str, network: u8) -> bool {
+    let wanted = u32::from(Ipv4Addr::new(10, network, 0, 0));
+    table.lines().skip(1).any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let number = |i: usize| fields.get(i).and_then(|f| u32::from_str_radix(f, 16).ok()).map(u32::swap_bytes);
+        let (Some(destination), Some(mask)) = (number(1), number(7)) else { return false };
+        mask != 0 && {
+            let common = mask & 0xffff_0000;
+            destination & common == wanted & common
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_that_overlap_are_seen() {
+        let table = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n\
+                     eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\n\
+                     eth0\t0000640A\t00000000\t0001\t0\t0\t0\t0000FFFF\n";
+        assert!(is_routed(table, 100));
+        assert!(!is_routed(table, 101));
+        assert!(is_routed("h\nx\t0000000A\t0\t1\t0\t0\t0\t000000FF\n", 77));
+    }
+
+    #[test]
+    fn pod_addresses_stay_in_their_half() {
+        let plan = Addresses::new(100);
+        assert_eq!(plan.pod(0), Ipv4Addr::new(10, 100, 0, 16));
+        assert_eq!(plan.pod(120 * 256 - 17), Ipv4Addr::new(10, 100, 119, 255));
+        assert_eq!(plan.pod(120 * 256 - 16), plan.pod(0));
+    }
+}
