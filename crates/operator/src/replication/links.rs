@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use protocol::{AgentClient, ClientError};
 use rustls::ClientConfig;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -12,11 +13,8 @@ use topology::member::{MemberName, MemberState};
 use topology::observation::Agent;
 use topology::{Command, Time};
 
-use super::agent;
 use super::clock::Clock;
 
-/// Agents say something at least once a second; one that has not for so long is silent.
-const SILENCE: Duration = Duration::from_secs(4);
 /// Pauses between attempts to reach an agent: at once, then slower.
 const PAUSES: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1)];
@@ -32,8 +30,8 @@ pub(super) struct Address {
 }
 
 impl Address {
-    pub(super) fn socket(&self) -> SocketAddr {
-        SocketAddr::new(self.ip, protocol::AGENT_PORT)
+    fn client(&self, tls: &Arc<ClientConfig>) -> Result<AgentClient, ClientError> {
+        AgentClient::new(SocketAddr::new(self.ip, protocol::AGENT_PORT), &self.host, tls.clone())
     }
 }
 
@@ -164,23 +162,20 @@ impl Listener {
 
     /// Listens until the stream ends, and says why it did.
     async fn listen(&self, failures: &mut usize) -> String {
-        let opened = tokio::time::timeout(SILENCE, agent::stream(&self.address, &self.tls)).await;
+        let opened = async { self.address.client(&self.tls)?.watch().await }.await;
         let mut stream = match opened {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return error.to_string(),
-            Err(_) => return "no answer".to_owned(),
+            Ok(stream) => stream,
+            Err(error) => return error.to_string(),
         };
         loop {
-            match tokio::time::timeout(SILENCE, stream.next()).await {
-                Ok(Ok(Some(state))) => {
+            match stream.next().await {
+                Ok(state) => {
                     *failures = 0;
                     if note(&self.heard, state, self.clock.now()) {
                         self.news.notify_one();
                     }
                 }
-                Ok(Ok(None)) => return "the agent ended the stream".to_owned(),
-                Ok(Err(error)) => return error.to_string(),
-                Err(_) => return format!("nothing heard for {} s", SILENCE.as_secs()),
+                Err(error) => return error.to_string(),
             }
         }
     }
@@ -192,13 +187,10 @@ pub(super) async fn tell(
     tls: Arc<ClientConfig>,
     command: Command,
 ) -> (Result<(), String>, Option<MemberState>) {
-    let limit = Duration::from_secs(60);
-    let result = tokio::time::timeout(limit, agent::command(&address, &tls, &command)).await;
-    let result = match result {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer within {} s", limit.as_secs())),
+    let client = match address.client(&tls) {
+        Ok(client) => client,
+        Err(error) => return (Err(error.to_string()), None),
     };
-    let state = tokio::time::timeout(SILENCE, agent::state(&address, &tls)).await;
-    (result, state.ok().and_then(Result::ok))
+    let result = client.command(&command).await.map(|_outcome| ()).map_err(|error| error.to_string());
+    (result, client.state().await.ok())
 }

@@ -4,7 +4,6 @@
 //! says is acted on within milliseconds. What is decided lies in [`topology::decide`]; here is only what brings
 //! observations in and orders out.
 
-mod agent;
 mod clerk;
 mod clock;
 mod facts;

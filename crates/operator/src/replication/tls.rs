@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::{Timestamp, ToSpan as _, tz::TimeZone};
+use protocol::Identity;
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TlsError {
@@ -50,19 +49,12 @@ pub(super) fn client_config(secret: &Secret, now: Timestamp) -> Result<Arc<Clien
     let key = KeyPair::generate().map_err(|error| issue(error.to_string()))?;
     let certificate = params.signed_by(&key, &issuer).map_err(|error| issue(error.to_string()))?;
 
-    let mut roots = RootCertStore::empty();
-    for ca in CertificateDer::pem_slice_iter(trusted) {
-        let ca = ca.map_err(|error| malformed("ca.crt", error.to_string()))?;
-        roots.add(ca).map_err(|error| malformed("ca.crt", error.to_string()))?;
-    }
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| issue(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(vec![certificate.der().clone()], key)
-        .map(Arc::new)
-        .map_err(|error| issue(error.to_string()))
+    let identity = Identity {
+        ca: trusted.to_vec(),
+        certificate: certificate.pem().into_bytes(),
+        key: key.serialize_pem().into_bytes(),
+    };
+    identity.client().map(Arc::new).map_err(|error| malformed("ca.crt", error.to_string()))
 }
 
 #[cfg(test)]
