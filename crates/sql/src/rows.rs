@@ -1,0 +1,83 @@
+//! Rows to `topology` types, by column name: the set of columns differs between versions.
+
+use std::str::FromStr;
+
+use mysql_async::{Row, Value};
+use topology::member::{ReplicationState, ServerError, ServerState, ThreadState};
+
+use crate::SqlError;
+
+/// A row, for reading by name.
+pub(crate) struct Named<'a> {
+    pub(crate) what: &'static str,
+    pub(crate) row: &'a Row,
+}
+
+impl Named<'_> {
+    pub(crate) fn text(&self, column: &str) -> Result<Option<String>, SqlError> {
+        let index = self.row.columns_ref().iter().position(|c| c.name_str().eq_ignore_ascii_case(column));
+        let index = index.ok_or_else(|| self.error(format!("no column {column}")))?;
+        Ok(match self.row.as_ref(index) {
+            None | Some(Value::NULL) => None,
+            Some(Value::Bytes(bytes)) => Some(String::from_utf8_lossy(bytes).into_owned()),
+            Some(Value::Int(number)) => Some(number.to_string()),
+            Some(Value::UInt(number)) => Some(number.to_string()),
+            Some(other) => Some(other.as_sql(true)),
+        })
+    }
+
+    pub(crate) fn some(&self, column: &str) -> Result<String, SqlError> {
+        Ok(self.text(column)?.unwrap_or_default())
+    }
+
+    pub(crate) fn parsed<T: FromStr>(&self, column: &str) -> Result<T, SqlError> {
+        let text = self.some(column)?;
+        text.parse().map_err(|_| self.error(format!("{column} is {text:?}")))
+    }
+
+    fn error(&self, message: String) -> SqlError {
+        SqlError::Answer { what: self.what, message }
+    }
+}
+
+/// The query that [`server`] reads.
+pub(crate) const SERVER: &str = "SELECT @@version AS version, @@read_only AS read_only, @@gtid_binlog_pos AS binlog_pos, \
+     @@gtid_slave_pos AS slave_pos, @@gtid_binlog_state AS binlog_state";
+
+pub(crate) fn server(row: &Row, replication: Option<ReplicationState>) -> Result<ServerState, SqlError> {
+    let row = Named { what: "state", row };
+    Ok(ServerState {
+        version: row.some("version")?,
+        read_only: row.some("read_only")? != "0",
+        gtid_binlog_pos: row.parsed("binlog_pos")?,
+        gtid_slave_pos: row.parsed("slave_pos")?,
+        gtid_binlog_state: row.parsed("binlog_state")?,
+        replication,
+    })
+}
+
+pub(crate) fn replication(row: &Row) -> Result<ReplicationState, SqlError> {
+    let row = Named { what: "SHOW ALL SLAVES STATUS", row };
+    let thread = |column| {
+        Ok::<_, SqlError>(match row.some(column)?.as_str() {
+            "Yes" => ThreadState::Yes,
+            "No" => ThreadState::No,
+            _ => ThreadState::Connecting,
+        })
+    };
+    let error = |errno, message| {
+        let errno = row.parsed::<u32>(errno)?;
+        Ok::<_, SqlError>(if errno == 0 { None } else { Some(ServerError { errno, message: row.some(message)? }) })
+    };
+    Ok(ReplicationState {
+        host: row.some("Master_Host")?,
+        port: row.parsed("Master_Port")?,
+        user: row.some("Master_User")?,
+        io: thread("Slave_IO_Running")?,
+        sql: thread("Slave_SQL_Running")?,
+        gtid_io_pos: row.parsed("Gtid_IO_Pos")?,
+        io_error: error("Last_IO_Errno", "Last_IO_Error")?,
+        sql_error: error("Last_SQL_Errno", "Last_SQL_Error")?,
+        seconds_behind: row.text("Seconds_Behind_Master")?.and_then(|text| text.parse().ok()),
+    })
+}

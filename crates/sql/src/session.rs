@@ -1,0 +1,156 @@
+//! A connection for one purpose.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mysql_async::prelude::Queryable as _;
+use mysql_async::{Conn, Opts, OptsBuilder, Row};
+
+/// How long a login may take.
+const LOGIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// Where to log in.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// Over the unix socket as the process's own user (account made with `unix_socket`).
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// The account.
+        user: String,
+    },
+}
+
+/// What can go wrong with a statement.
+#[derive(Debug, thiserror::Error)]
+pub enum SqlError {
+    /// No login.
+    #[error("cannot log in: {0}")]
+    Login(String),
+    /// The server refused the statement.
+    #[error("{what}: {errno}: {message}")]
+    Refused {
+        /// Which statement.
+        what: &'static str,
+        /// MariaDB's number.
+        errno: u32,
+        /// MariaDB's words.
+        message: String,
+    },
+    /// The connection broke.
+    #[error("{what}: {message}")]
+    Broken {
+        /// Which statement.
+        what: &'static str,
+        /// Why.
+        message: String,
+    },
+    /// No answer in time; the session is of no use any more.
+    #[error("{what}: no answer within {limit:?}")]
+    TimedOut {
+        /// Which statement.
+        what: &'static str,
+        /// The limit.
+        limit: Duration,
+    },
+    /// An answer that cannot be understood.
+    #[error("{what}: {message}")]
+    Answer {
+        /// Which statement.
+        what: &'static str,
+        /// What.
+        message: String,
+    },
+}
+
+impl SqlError {
+    /// MariaDB's number, when the server refused.
+    pub fn errno(&self) -> Option<u32> {
+        match self {
+            Self::Refused { errno, .. } => Some(*errno),
+            _ => None,
+        }
+    }
+
+    /// PascalCase, for events and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Login(_) => "LoginFailed",
+            Self::Refused { .. } => "StatementRefused",
+            Self::Broken { .. } => "ConnectionBroken",
+            Self::TimedOut { .. } => "StatementTimedOut",
+            Self::Answer { .. } => "AnswerNotUnderstood",
+        }
+    }
+}
+
+/// A logged-in connection.
+pub struct Session {
+    conn: Option<Conn>,
+    target: Target,
+    id: u32,
+}
+
+impl Session {
+    /// Logs in.
+    pub async fn open(target: &Target) -> Result<Self, SqlError> {
+        let conn = connect(target).await?;
+        Ok(Self { id: conn.id(), conn: Some(conn), target: target.clone() })
+    }
+
+    /// Runs a statement, without its rows.
+    pub async fn run(&mut self, what: &'static str, limit: Duration, sql: &str) -> Result<(), SqlError> {
+        self.rows(what, limit, sql).await.map(drop)
+    }
+
+    /// Runs a statement; its rows.
+    pub async fn rows(&mut self, what: &'static str, limit: Duration, sql: &str) -> Result<Vec<Row>, SqlError> {
+        let Some(conn) = self.conn.as_mut() else {
+            return Err(SqlError::Broken { what, message: "the session is over".into() });
+        };
+        match tokio::time::timeout(limit, conn.query::<Row, _>(sql)).await {
+            Ok(Ok(rows)) => Ok(rows),
+            Ok(Err(mysql_async::Error::Server(error))) => {
+                Err(SqlError::Refused { what, errno: u32::from(error.code), message: error.message })
+            }
+            Ok(Err(error)) => {
+                self.conn = None;
+                Err(SqlError::Broken { what, message: error.to_string() })
+            }
+            Err(_) => {
+                self.abandon().await;
+                Err(SqlError::TimedOut { what, limit })
+            }
+        }
+    }
+
+    /// The statement that does not answer is ended by the server before the failure is reported: it must not take
+    /// effect later.
+    async fn abandon(&mut self) {
+        self.conn = None;
+        let end = async {
+            let mut other = connect(&self.target).await?;
+            other.query_drop(format!("KILL {}", self.id)).await.map_err(|e| SqlError::Login(e.to_string()))
+        };
+        match tokio::time::timeout(LOGIN_LIMIT, end).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "a statement that timed out could not be ended"),
+            Err(_) => tracing::warn!("a statement that timed out could not be ended: the server does not answer"),
+        }
+    }
+}
+
+async fn connect(target: &Target) -> Result<Conn, SqlError> {
+    let Target::Socket { path, user } = target;
+    let opts: Opts = OptsBuilder::default()
+        .socket(Some(path.to_string_lossy()))
+        .prefer_socket(true)
+        .user(Some(user))
+        .stmt_cache_size(0)
+        .into();
+    match tokio::time::timeout(LOGIN_LIMIT, Conn::new(opts)).await {
+        Ok(Ok(conn)) => Ok(conn),
+        Ok(Err(error)) => Err(SqlError::Login(error.to_string())),
+        Err(_) => Err(SqlError::Login(format!("no answer within {LOGIN_LIMIT:?}"))),
+    }
+}

@@ -1,0 +1,200 @@
+//! What the operator says to a server.
+
+use std::path::Path;
+use std::time::Duration;
+
+use topology::GtidPosition;
+use topology::action::Source;
+use topology::member::{ReplicationState, ServerState};
+
+use crate::rows::{self, Named};
+use crate::session::{Session, SqlError};
+use crate::{identifier, quote};
+
+/// Statements that only read.
+const READ_LIMIT: Duration = Duration::from_secs(5);
+/// Statements that change something small.
+const CHANGE_LIMIT: Duration = Duration::from_secs(10);
+/// Starting and stopping replication: STOP SLAVE can hang in connect() (up to `slave_net_timeout`).
+const REPLICATION_LIMIT: Duration = Duration::from_secs(20);
+
+/// How a replica is told to follow.
+#[derive(Debug, Clone)]
+pub struct Follow<'a> {
+    /// The source and how to log in there.
+    pub source: &'a Source,
+    /// Password of the account.
+    pub password: &'a str,
+    /// CA that the source's certificate must come from; with TLS only.
+    pub ca: &'a Path,
+}
+
+/// An account to make.
+#[derive(Debug, Clone)]
+pub struct Account<'a> {
+    /// Its name; the host is `%`.
+    pub user: &'a str,
+    /// Its password.
+    pub password: &'a str,
+    /// May it replicate? Else it can log in and nothing more.
+    pub replicates: bool,
+    /// It must use TLS.
+    pub tls: bool,
+}
+
+impl Session {
+    /// The server's facts.
+    pub async fn state(&mut self) -> Result<ServerState, SqlError> {
+        let replication = self.replication().await?;
+        let rows = self.rows("state", READ_LIMIT, rows::SERVER).await?;
+        let row = rows.first().ok_or(SqlError::Answer { what: "state", message: "no row".into() })?;
+        rows::server(row, replication)
+    }
+
+    /// The default replication connection.
+    pub async fn replication(&mut self) -> Result<Option<ReplicationState>, SqlError> {
+        let rows = self.rows("SHOW ALL SLAVES STATUS", READ_LIMIT, "SHOW ALL SLAVES STATUS").await?;
+        for row in &rows {
+            if (Named { what: "SHOW ALL SLAVES STATUS", row }).some("Connection_name")?.is_empty() {
+                return rows::replication(row).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Opens for writes. A replication connection that is still configured is stopped and forgotten first, the history
+    /// kept (never RESET MASTER: other replicas would lose rows in silence).
+    pub async fn open_for_writes(&mut self) -> Result<(), SqlError> {
+        if self.replication().await?.is_some() {
+            self.run("STOP SLAVE", REPLICATION_LIMIT, "STOP SLAVE").await?;
+            self.run("RESET SLAVE ALL", CHANGE_LIMIT, "RESET SLAVE ALL").await?;
+        }
+        self.run("read_only=OFF", CHANGE_LIMIT, "SET GLOBAL read_only=OFF").await?;
+        self.run("event_scheduler=ON", CHANGE_LIMIT, "SET GLOBAL event_scheduler=ON").await
+    }
+
+    /// Closes for writes and cuts the clients, so that they connect to the primary.
+    pub async fn set_read_only(&mut self) -> Result<(), SqlError> {
+        self.run("lock_wait_timeout", CHANGE_LIMIT, "SET SESSION lock_wait_timeout=3").await?;
+        self.run("read_only=ON", CHANGE_LIMIT, "SET GLOBAL read_only=ON").await?;
+        self.run("event_scheduler=OFF", CHANGE_LIMIT, "SET GLOBAL event_scheduler=OFF").await?;
+        for id in self.clients().await? {
+            // One that is gone already is as good.
+            match self.run("KILL", CHANGE_LIMIT, &format!("KILL {id}")).await {
+                Ok(()) => {}
+                Err(error) if error.errno() == Some(1094) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Connections of clients: neither the server's own threads nor replicas nor ours over the socket.
+    async fn clients(&mut self) -> Result<Vec<u64>, SqlError> {
+        const SQL: &str = "SELECT ID AS id FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID() AND USER NOT IN \
+             ('system user', 'event_scheduler', 'mysql') AND COMMAND NOT IN ('Binlog Dump', 'Daemon')";
+        let rows = self.rows("processlist", READ_LIMIT, SQL).await?;
+        rows.iter().map(|row| Named { what: "processlist", row }.parsed("id")).collect()
+    }
+
+    /// Makes the account or sets it right; an account that is right already is left alone, so that nothing is written to the
+    /// binary log.
+    pub async fn ensure_account(&mut self, account: &Account<'_>) -> Result<(), SqlError> {
+        let name = format!("{}@'%'", quote(account.user));
+        let tls = if account.tls { "ANY" } else { "" };
+        let sql = format!(
+            "SELECT (authentication_string = PASSWORD({password}) OR Password = PASSWORD({password})) AS same, ssl_type AS tls, \
+             Repl_slave_priv AS replicates FROM mysql.user WHERE User={user} AND Host='%'",
+            user = quote(account.user),
+            password = quote(account.password),
+        );
+        let found = self.rows("account", READ_LIMIT, &sql).await?;
+        if let Some(row) = found.first() {
+            let row = Named { what: "account", row };
+            let replicates = if account.replicates { "Y" } else { "N" };
+            if row.some("same")? == "1" && row.some("tls")? == tls && row.some("replicates")? == replicates {
+                return Ok(());
+            }
+        }
+        let require = if account.tls { "REQUIRE SSL" } else { "REQUIRE NONE" };
+        let password = quote(account.password);
+        self.run(
+            "CREATE USER",
+            CHANGE_LIMIT,
+            &format!("CREATE USER IF NOT EXISTS {name} IDENTIFIED BY {password} {require}"),
+        )
+        .await?;
+        self.run("ALTER USER", CHANGE_LIMIT, &format!("ALTER USER {name} IDENTIFIED BY {password} {require}")).await?;
+        if account.replicates {
+            self.run("GRANT", CHANGE_LIMIT, &format!("GRANT REPLICATION SLAVE ON *.* TO {name}")).await?;
+        }
+        Ok(())
+    }
+
+    /// Sets root's password everywhere it has one, where it differs.
+    pub async fn ensure_root_password(&mut self, password: &str) -> Result<(), SqlError> {
+        let sql = format!(
+            "SELECT Host AS host FROM mysql.user WHERE User='root' AND NOT (authentication_string = PASSWORD({p}) OR Password = PASSWORD({p}))",
+            p = quote(password)
+        );
+        for row in self.rows("root's accounts", READ_LIMIT, &sql).await? {
+            let host = Named { what: "root's accounts", row: &row }.some("host")?;
+            let sql = format!("ALTER USER 'root'@{} IDENTIFIED BY {}", quote(&host), quote(password));
+            self.run("ALTER USER root", CHANGE_LIMIT, &sql).await?;
+        }
+        Ok(())
+    }
+
+    /// Replicates from this source. What already does so, and is connected or trying to, is left alone; its relay log is kept then.
+    pub async fn follow(&mut self, follow: &Follow<'_>) -> Result<(), SqlError> {
+        let Source { endpoint, user, tls, connect_retry, heartbeat_ms, delay } = follow.source;
+        if self.replication().await?.is_some() {
+            self.run("STOP SLAVE", REPLICATION_LIMIT, "STOP SLAVE").await?;
+        }
+        // Every MASTER_SSL option each time: some survive RESET SLAVE ALL.
+        let ssl = if *tls {
+            format!(
+                "MASTER_SSL=1, MASTER_SSL_CA={}, MASTER_SSL_VERIFY_SERVER_CERT=1",
+                quote(&follow.ca.to_string_lossy())
+            )
+        } else {
+            "MASTER_SSL=0, MASTER_SSL_CA='', MASTER_SSL_VERIFY_SERVER_CERT=0".to_owned()
+        };
+        let sql = format!(
+            "CHANGE MASTER TO MASTER_HOST={host}, MASTER_PORT={port}, MASTER_USER={user}, MASTER_PASSWORD={password}, \
+             MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY={connect_retry}, MASTER_HEARTBEAT_PERIOD={heartbeat}, \
+             MASTER_DELAY={delay}, {ssl}, MASTER_SSL_CAPATH='', MASTER_SSL_CERT='', MASTER_SSL_KEY='', MASTER_SSL_CIPHER=''",
+            host = quote(&endpoint.host),
+            port = endpoint.port,
+            user = quote(user),
+            password = quote(follow.password),
+            heartbeat = f64::from(*heartbeat_ms) / 1000.0,
+        );
+        self.run("CHANGE MASTER", CHANGE_LIMIT, &sql).await?;
+        self.start_replication().await
+    }
+
+    /// `START SLAVE`.
+    pub async fn start_replication(&mut self) -> Result<(), SqlError> {
+        self.run("START SLAVE", REPLICATION_LIMIT, "START SLAVE").await
+    }
+
+    /// `STOP SLAVE`.
+    pub async fn stop_replication(&mut self) -> Result<(), SqlError> {
+        self.run("STOP SLAVE", REPLICATION_LIMIT, "STOP SLAVE").await
+    }
+
+    /// `gtid_slave_pos`, on a server that does not replicate yet.
+    pub async fn set_slave_position(&mut self, position: &GtidPosition) -> Result<(), SqlError> {
+        self.run("gtid_slave_pos", CHANGE_LIMIT, &format!("SET GLOBAL gtid_slave_pos={}", quote(&position.to_string())))
+            .await
+    }
+
+    /// `SET GLOBAL` of a dynamic variable. Numbers and words as they are, everything else quoted.
+    pub async fn set_variable(&mut self, name: &str, value: &str) -> Result<(), SqlError> {
+        let plain = !value.is_empty() && value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        let value = if plain { value.to_owned() } else { quote(value) };
+        let name = identifier(&name.replace('-', "_"));
+        self.run("SET GLOBAL", CHANGE_LIMIT, &format!("SET GLOBAL {name}={value}")).await
+    }
+}
