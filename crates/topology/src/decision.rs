@@ -399,7 +399,7 @@ impl fmt::Display for Refusal {
                 "replication of {member} cannot be repaired ({error}) and recovery.enabled is false; set it, or delete the claim storage-{member} and the pod to have it seeded afresh"
             ),
             Self::ReseedDidNotHelp { member, error } => {
-                write!(f, "{member} was seeded afresh and broke again ({error}); it is tried again later")
+                write!(f, "a fresh copy did not bring {member} back ({error}); it is tried again later")
             }
             Self::NeedsAPerson { member, error } => write!(f, "replication of {member} is broken: {error}"),
         }

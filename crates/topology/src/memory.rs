@@ -92,12 +92,27 @@ impl Kind {
         }
     }
 
+    /// What was tried, for people.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Initialise => "making the first data",
+            Self::Clone => "seeding it",
+            Self::Reseed => "re-seeding it",
+            Self::Start => "starting its server",
+            Self::Open => "opening it for writes",
+            Self::Close => "setting it read-only",
+            Self::Accounts => "setting up replication accounts on it",
+            Self::Follow => "pointing it at its source",
+            Self::StartReplication => "starting its replication",
+            Self::Other => "the last order",
+        }
+    }
+
     /// The pause before the next attempt after `count` of them.
     fn pause(self, count: u32) -> Duration {
         let seconds = match (self, count) {
             (_, 0) => 0,
-            (Self::Reseed, 1) => 600,
-            (Self::Reseed, _) => 3600,
+            (Self::Reseed, n) => [30, 120, 600, 1800][(n as usize - 1).min(3)],
             (Self::Clone | Self::Initialise, n) => [2, 5, 15, 60][(n as usize - 1).min(3)],
             (_, n) => [1, 2, 5, 10, 30, 60][(n as usize - 1).min(5)],
         };
@@ -184,6 +199,12 @@ impl Memory {
                 }
             }
         }
+    }
+
+    /// The last attempt of a kind that failed, and is not old news.
+    pub fn failing(&self) -> Option<(Kind, &str)> {
+        let (kind, tries) = self.tries.iter().max_by_key(|(_, tries)| tries.last)?;
+        tries.error.as_deref().map(|error| (*kind, error))
     }
 
     /// How often this was tried since it last worked for good.

@@ -105,6 +105,8 @@ pub(crate) struct Model {
     pub(crate) claim: Claim,
     pub(crate) state: MemberState,
     pub(crate) silent: bool,
+    /// Every order is refused with this.
+    pub(crate) refuses: Option<String>,
     /// The data, while no server runs on it.
     disk: Option<ServerState>,
     /// What is still to happen of the last long action.
@@ -157,6 +159,7 @@ impl World {
                     ..replica_state(&intent.name.0, intent.server_id, "")
                 },
                 silent: false,
+                refuses: None,
                 disk: None,
                 pending: None,
                 memory: Memory::default(),
@@ -339,6 +342,10 @@ impl World {
             return;
         }
         self.log.push(format!("{member} {}", word(&command.action)));
+        if let Some(error) = model.refuses.clone() {
+            model.memory.end(command, Err(error));
+            return;
+        }
         model.state.accepted = command.stamp;
         let server_id = model.state.server_id;
         match &command.action {
@@ -349,20 +356,17 @@ impl World {
             Action::Clone { donor, data_id, replaces: _ } => {
                 model.state.phase = Phase::Cloning { donor: donor.host.clone(), received: 0, total: None };
                 (model.state.server, model.disk) = (None, None);
-                match copies.get(&donor.host).cloned().flatten() {
-                    Some(mut server) => {
-                        server.gtid_slave_pos = server.gtid_slave_pos.furthest(&server.gtid_binlog_pos);
-                        server.gtid_binlog_pos = GtidPosition::default();
-                        server.gtid_binlog_state = BinlogState::default();
-                        server.read_only = true;
-                        server.replication = None;
-                        model.state.server = Some(server);
-                        model.pending = Some((Phase::Running, Volume::Data { data_id: data_id.clone() }));
-                    }
-                    None => {
-                        let failed = Phase::Failed { reason: "CloneFailed".to_owned(), message: "no donor".to_owned() };
-                        model.pending = Some((failed, Volume::Empty));
-                    }
+                if let Some(mut server) = copies.get(&donor.host).cloned().flatten() {
+                    server.gtid_slave_pos = server.gtid_slave_pos.furthest(&server.gtid_binlog_pos);
+                    server.gtid_binlog_pos = GtidPosition::default();
+                    server.gtid_binlog_state = BinlogState::default();
+                    server.read_only = true;
+                    server.replication = None;
+                    model.state.server = Some(server);
+                    model.pending = Some((Phase::Running, Volume::Data { data_id: data_id.clone() }));
+                } else {
+                    let failed = Phase::Failed { reason: "CloneFailed".to_owned(), message: "no donor".to_owned() };
+                    model.pending = Some((failed, Volume::Empty));
                 }
             }
             Action::StartServer => {

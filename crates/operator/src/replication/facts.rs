@@ -85,7 +85,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn of(status: serde_json::Value) -> observation::Pod {
+    fn of(status: &serde_json::Value) -> observation::Pod {
         let made: Pod = serde_json::from_value(json!({"metadata": {"name": "db-0"}, "status": status})).expect("a pod");
         pod(Some(&made))
     }
@@ -95,21 +95,21 @@ mod tests {
         let not_running = |why: &str| observation::Pod::NotRunning { why: why.to_owned() };
         assert_eq!(pod(None), observation::Pod::Absent);
         assert_eq!(
-            of(json!({"containerStatuses": [{"name": "mariadb", "state": {"running": {}}}]})),
+            of(&json!({"containerStatuses": [{"name": "mariadb", "state": {"running": {}}}]})),
             observation::Pod::Running
         );
         assert_eq!(
-            of(json!({"containerStatuses": [{"name": "mariadb", "state":
+            of(&json!({"containerStatuses": [{"name": "mariadb", "state":
                 {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}]})),
             not_running("ImagePullBackOff: no such image")
         );
         assert_eq!(
             of(
-                json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/4"}]})
+                &json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/4"}]})
             ),
             not_running("Unschedulable: 0/4")
         );
-        assert_eq!(of(json!({})), not_running("its pod is being started"));
+        assert_eq!(of(&json!({})), not_running("its pod is being started"));
     }
 
     #[test]

@@ -122,7 +122,8 @@ pub(super) fn number(objects: Vec<Resolved>) -> Vec<Object> {
                 (0, None) => 1,
                 (_, None) => {
                     let block = names::SERVER_ID_BLOCK;
-                    let free = (1..).map(|n| n * block + 1).find(|start| !taken.contains(start)).unwrap_or(block + 1);
+                    let free =
+                        (1..1_000_000).map(|n| n * block + 1).find(|start| !taken.contains(start)).unwrap_or(block + 1);
                     taken.push(free);
                     free
                 }

@@ -100,9 +100,9 @@ fn render(name: &str, owner: &OwnerReference, current: Option<&Lease>, record: &
         spec: None,
     });
     let annotations = lease.metadata.annotations.get_or_insert_with(BTreeMap::new);
-    annotation::ALL.iter().for_each(|key| {
-        annotations.remove(*key);
-    });
+    for key in annotation::ALL {
+        annotations.remove(key);
+    }
     annotations.extend(record.annotations().into_iter().map(|(key, value)| (key.to_owned(), value)));
     let labels = lease.metadata.labels.get_or_insert_with(BTreeMap::new);
     labels.insert("k8s.mariadb.com/topology".to_owned(), owner.name.clone());
@@ -112,7 +112,7 @@ fn render(name: &str, owner: &OwnerReference, current: Option<&Lease>, record: &
     let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
     let holder = record.holder_identity().map(str::to_owned);
     if spec.holder_identity != holder {
-        spec.acquire_time = holder.is_some().then(|| MicroTime(now));
+        spec.acquire_time = holder.is_some().then_some(MicroTime(now));
         spec.holder_identity = holder;
         spec.lease_transitions = i32::try_from(record.epoch).ok();
     }

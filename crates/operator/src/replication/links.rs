@@ -49,51 +49,51 @@ pub(super) struct Links {
     clock: Clock,
     /// Told whenever something was heard.
     news: Arc<Notify>,
-    links: BTreeMap<MemberName, Link>,
+    open: BTreeMap<MemberName, Link>,
 }
 
 impl Links {
     pub(super) fn new(clock: Clock, news: Arc<Notify>) -> Self {
-        Self { clock, news, links: BTreeMap::new() }
+        Self { clock, news, open: BTreeMap::new() }
     }
 
     /// Opens, replaces and drops links so that there is one for each address given.
     pub(super) fn follow(&mut self, tls: &Arc<ClientConfig>, addresses: BTreeMap<MemberName, Address>) {
         let wanted: BTreeSet<MemberName> = addresses.keys().cloned().collect();
-        self.links.retain(|member, _| wanted.contains(member));
+        self.open.retain(|member, _| wanted.contains(member));
         for (member, address) in addresses {
-            if self.links.get(&member).is_none_or(|link| link.address != address) {
-                let link = self.open(address, tls.clone());
-                self.links.insert(member, link);
+            if self.open.get(&member).is_none_or(|link| link.address != address) {
+                let link = self.connect(address, tls.clone());
+                self.open.insert(member, link);
             }
         }
     }
 
     /// Drops all links (they are opened again, with other keys, by the next `follow`).
     pub(super) fn clear(&mut self) {
-        self.links.clear();
+        self.open.clear();
     }
 
     pub(super) fn address(&self, member: &MemberName) -> Option<&Address> {
-        self.links.get(member).map(|link| &link.address)
+        self.open.get(member).map(|link| &link.address)
     }
 
     /// What was heard last.
     pub(super) fn heard(&self, member: &MemberName) -> Agent {
-        self.links.get(member).map_or_else(
-            || Agent::Silent { since: self.clock.now(), why: "no connection yet".to_owned() },
+        self.open.get(member).map_or_else(
+            || Agent::Silent { since: Time::default(), why: "there is no connection to it".to_owned() },
             |link| lock(&link.heard).clone(),
         )
     }
 
     /// Takes a report in that came another way (after a command).
     pub(super) fn hear(&self, member: &MemberName, state: MemberState) {
-        if let Some(link) = self.links.get(member) {
+        if let Some(link) = self.open.get(member) {
             note(&link.heard, state, self.clock.now());
         }
     }
 
-    fn open(&self, address: Address, tls: Arc<ClientConfig>) -> Link {
+    fn connect(&self, address: Address, tls: Arc<ClientConfig>) -> Link {
         let heard =
             Arc::new(Mutex::new(Agent::Silent { since: self.clock.now(), why: "no connection yet".to_owned() }));
         let stop = CancellationToken::new();

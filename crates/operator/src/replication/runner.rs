@@ -36,6 +36,8 @@ const CA_DOUBT: Duration = Duration::from_secs(30);
 const CA_AGE: Duration = Duration::from_secs(24 * 3600);
 /// After a Lease that could not be read or written.
 const LEASE_PAUSE: Duration = Duration::from_secs(1);
+/// How long an agent may be silent before that is reported.
+const GRACE: Duration = Duration::from_secs(2);
 /// A pass at least so often.
 const LONGEST: Duration = Duration::from_secs(30);
 
@@ -186,7 +188,13 @@ impl Runner {
         if let Some(look_again) = decision.look_again {
             wait = wait.min(look_again);
         }
-        self.tell(&decision, &kept, &resolved);
+        // An agent that was just lost, or not reached yet, is given a moment before people hear of it: a new controller
+        // would else report every topology as broken, and as healed a moment later.
+        match self.grace(&observation) {
+            Some(left) => wait = wait.min(left),
+            None => self.tell(&decision, &kept, &resolved),
+        }
+        self.announce(&decision.report.events);
         self.kept = Some(kept);
         Some(wait)
     }
@@ -382,14 +390,28 @@ impl Runner {
         }
     }
 
-    /// Hands to the clerk what people should know.
-    fn tell(&mut self, decision: &Decision, kept: &Kept, objects: &[Object]) {
-        let report = &decision.report;
-        for event in report.events.iter().cloned().chain(changes(self.before.as_ref(), report)) {
-            if self.events.send(event).is_err() {
+    fn grace(&self, observation: &Observation) -> Option<Duration> {
+        let now = self.clock.now();
+        let silent = observation.members.values().filter_map(|seen| match &seen.agent {
+            Agent::Silent { since, .. } if seen.pod == topology::observation::Pod::Running => Some(now.since(*since)),
+            _ => None,
+        });
+        let left = silent.map(|lasted| GRACE.saturating_sub(lasted)).max()?;
+        (!left.is_zero()).then_some(left)
+    }
+
+    fn announce(&self, events: &[Event]) {
+        for event in events {
+            if self.events.send(event.clone()).is_err() {
                 tracing::error!(namespace = self.namespace, topology = self.root, "the clerk is gone");
             }
         }
+    }
+
+    /// Hands to the clerk what people should know.
+    fn tell(&mut self, decision: &Decision, kept: &Kept, objects: &[Object]) {
+        let report = &decision.report;
+        self.announce(&changes(self.before.as_ref(), report));
         self.before = Some(report.clone());
         let replication = objects.first().and_then(|root| root.resolved.replication.as_ref());
         self.briefings.send_replace(Some(Arc::new(Briefing {

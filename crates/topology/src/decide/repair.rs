@@ -109,7 +109,7 @@ pub(super) fn stopped_threads(pass: &mut Pass<'_>) -> Flow {
                 if broken_for >= threshold {
                     pass.broken.push((member.name().clone(), words(&error)));
                 } else {
-                    pass.look_again_in(threshold - broken_for);
+                    pass.look_again_in(threshold.saturating_sub(broken_for));
                     restart(pass, member, Some(&error));
                 }
             }

@@ -6,6 +6,7 @@ use super::view::{Content, Member};
 use crate::decision::{Event, Health, MemberReport, Refusal, Report, Role, Standing, list};
 use crate::intent::HandsOff;
 use crate::member::{Phase, ThreadState};
+use crate::memory::Memory;
 use crate::observation::{Agent, Pod};
 
 pub(super) fn report(pass: &Pass<'_>, refusals: &[Refusal], operation: Option<String>, events: Vec<Event>) -> Report {
@@ -82,7 +83,7 @@ fn member_report(pass: &Pass<'_>, refusals: &[Refusal], member: Member<'_>) -> M
     let replication = member.replication();
     let primary = pass.primary();
     let lag = if pass.is_holder(member) { None } else { member.lag(primary) };
-    let (standing, text) = standing(pass, refusals, member, lag);
+    let (standing, text) = with_failure(member, standing(pass, refusals, member, lag));
     let role = match pass.next.holder.as_ref().map(|holder| &holder.member) {
         None => Role::Unknown,
         Some(holder) if holder == member.name() => Role::Primary,
@@ -107,6 +108,14 @@ fn member_report(pass: &Pass<'_>, refusals: &[Refusal], member: Member<'_>) -> M
         binlog_pos: server.map(|server| server.gtid_binlog_pos.clone()).unwrap_or_default(),
         slave_pos: server.map(|server| server.gtid_slave_pos.clone()).unwrap_or_default(),
     }
+}
+
+/// What is under way and failed the last time says so; after three times it is broken.
+fn with_failure(member: Member<'_>, (standing, text): (Standing, String)) -> (Standing, String) {
+    let memory = member.seen.map(|seen| &seen.memory).filter(|_| standing == Standing::Underway);
+    let Some((kind, error)) = memory.and_then(Memory::failing) else { return (standing, text) };
+    let standing = if Pass::attempts(member, kind) < 3 { standing } else { Standing::Broken };
+    (standing, format!("{text}; {} failed: {error}", kind.describe()))
 }
 
 /// A member's name where the host is one's service, else the host.

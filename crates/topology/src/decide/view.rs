@@ -75,8 +75,10 @@ impl<'a> Member<'a> {
             };
         }
         match self.seen {
-            Some(Seen { claim: Claim::Absent | Claim::Unbound, .. }) => Content::Nothing,
-            Some(Seen { claim: Claim::Ephemeral, pod: Pod::Absent, .. }) => Content::Nothing,
+            Some(
+                Seen { claim: Claim::Absent | Claim::Unbound, .. }
+                | Seen { claim: Claim::Ephemeral, pod: Pod::Absent, .. },
+            ) => Content::Nothing,
             _ => Content::Unknown,
         }
     }

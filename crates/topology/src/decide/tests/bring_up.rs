@@ -158,7 +158,9 @@ fn a_lost_record_is_rebuilt_from_the_data() {
     log(&mut world);
     let before = world.record.clone();
     world.record = crate::Record::default();
-    ["db-0", "db-1", "db-2"].into_iter().for_each(|member| world.restart_pod(member));
+    for member in ["db-0", "db-1", "db-2"] {
+        world.restart_pod(member);
+    }
     assert!(world.settle().report.health.ok);
     assert!(log(&mut world).starts_with("db-0 start\ndb-1 start\ndb-2 start\ndb-0 open"));
     assert_eq!(world.record.epoch, before.epoch + 1);

@@ -50,8 +50,8 @@ fn any_mishap() -> impl Strategy<Value = Mishap> {
     ]
 }
 
-fn error(errno: u16) -> Option<ServerError> {
-    Some(ServerError { errno: errno.into(), message: "by the test".to_owned() })
+fn error(errno: u16) -> ServerError {
+    ServerError { errno: errno.into(), message: "by the test".to_owned() }
 }
 
 fn strike(world: &mut World, mishap: Mishap) {
@@ -87,11 +87,11 @@ fn strike(world: &mut World, mishap: Mishap) {
             match mishap {
                 Mishap::SqlError(_, errno) => {
                     replication.sql = ThreadState::No;
-                    replication.sql_error = error(errno);
+                    replication.sql_error = Some(error(errno));
                 }
                 Mishap::IoError(_, errno) => {
                     replication.io = ThreadState::No;
-                    replication.io_error = error(errno);
+                    replication.io_error = Some(error(errno));
                 }
                 _ => (replication.io, replication.sql) = (ThreadState::No, ThreadState::No),
             }
@@ -128,8 +128,11 @@ proptest! {
         let mut world = World::new(intent(3));
         for mishap in mishaps {
             match mishap {
-                Mishap::LoseVolume(_) | Mishap::Foreign(_) | Mishap::OpenByHand(_) => {}
-                Mishap::LoseRecord | Mishap::OldRecord(_) => {}
+                Mishap::LoseVolume(_)
+                | Mishap::Foreign(_)
+                | Mishap::OpenByHand(_)
+                | Mishap::LoseRecord
+                | Mishap::OldRecord(_) => {}
                 other => strike(&mut world, other),
             }
         }

@@ -15,8 +15,8 @@ fn running(replicas: u32) -> World {
     world
 }
 
-fn error(errno: u32) -> Option<ServerError> {
-    Some(ServerError { errno, message: "by the test".to_owned() })
+fn error(errno: u32) -> ServerError {
+    ServerError { errno, message: "by the test".to_owned() }
 }
 
 fn standing(decision: &Decision, member: &str) -> Standing {
@@ -57,7 +57,9 @@ fn a_restarted_replica_is_started_and_replicates() {
 #[test]
 fn all_members_at_once() {
     let mut world = running(3);
-    ["db-0", "db-1", "db-2"].into_iter().for_each(|member| world.restart_pod(member));
+    for member in ["db-0", "db-1", "db-2"] {
+        world.restart_pod(member);
+    }
     assert!(world.settle().report.health.ok);
     assert!(log(&mut world).starts_with("db-0 start\ndb-1 start\ndb-2 start\ndb-0 open"));
 }
@@ -97,7 +99,7 @@ fn errors_are_retried_with_patience_and_then_reseeded() {
             && !world.log.iter().any(|line| line.contains("reseed"))
         {
             world.replication("db-1").sql = ThreadState::No;
-            world.replication("db-1").sql_error = error(1062);
+            world.replication("db-1").sql_error = Some(error(1062));
         }
         world.pass(|_| true);
         world.pass(|_| true);
@@ -117,7 +119,7 @@ fn what_cannot_heal_is_reseeded_at_once_one_at_a_time() {
     let mut world = running(4);
     for member in ["db-1", "db-2"] {
         world.replication(member).io = ThreadState::No;
-        world.replication(member).io_error = error(1236);
+        world.replication(member).io_error = Some(error(1236));
     }
     let decision = world.pass(|_| true);
     assert_eq!(log(&mut world), "db-1 reseed db-3");
@@ -132,7 +134,7 @@ fn recovery_can_be_forbidden() {
     let mut world = running(2);
     world.intent.members[1].replica.recovery.enabled = false;
     world.replication("db-1").io = ThreadState::No;
-    world.replication("db-1").io_error = error(1236);
+    world.replication("db-1").io_error = Some(error(1236));
     let decision = world.settle();
     assert_eq!((log(&mut world).as_str(), reasons(&decision)), ("", vec!["RecoveryDisabled"]));
     assert_eq!(standing(&decision, "db-1"), Standing::Broken);
@@ -143,7 +145,7 @@ fn errant_transactions_are_never_wiped() {
     let mut world = running(2);
     world.write("db-1", 1);
     world.replication("db-1").sql = ThreadState::No;
-    world.replication("db-1").sql_error = error(1950);
+    world.replication("db-1").sql_error = Some(error(1950));
     let decision = world.run_for(900);
     assert_eq!((log(&mut world).as_str(), reasons(&decision)), ("", vec!["ErrantTransactions"]));
     assert!(decision.report.health.message.contains("(0-2-4 and before)"), "{}", decision.report.health.message);
@@ -156,7 +158,7 @@ fn a_replica_ahead_of_a_primary_that_lost_its_tail_is_kept() {
     world.server("db-0").gtid_binlog_pos = short;
     world.server("db-0").gtid_binlog_state = "0-1-2".parse().expect("a state");
     world.replication("db-1").io = ThreadState::No;
-    world.replication("db-1").io_error = error(1236);
+    world.replication("db-1").io_error = Some(error(1236));
     let decision = world.run_for(10);
     assert_eq!((log(&mut world).as_str(), reasons(&decision)), ("", vec!["ErrantTransactions"]));
 }
@@ -177,7 +179,7 @@ fn a_moment_between_two_reports_is_no_divergence() {
 fn a_refused_login_sets_the_accounts_right() {
     let mut world = running(2);
     world.replication("db-1").io = ThreadState::Connecting;
-    world.replication("db-1").io_error = error(1045);
+    world.replication("db-1").io_error = Some(error(1045));
     let decision = world.decide();
     assert_eq!(standing(&decision, "db-1"), Standing::Broken);
     world.pass(|_| true);
@@ -258,4 +260,21 @@ fn lag_is_reported() {
     let decision = world.decide();
     assert_eq!(decision.report.health.reason, "ReplicasLag");
     assert_eq!(decision.report.members[1].lag, Some(45));
+}
+
+#[test]
+fn orders_that_fail_are_told() {
+    let mut world = running(2);
+    world.server("db-1").replication = None;
+    world.member("db-1").refuses = Some("disk full".to_owned());
+    world.pass(|_| true);
+    let text = |decision: &Decision| decision.report.members[1].text.clone();
+    let decision = world.decide();
+    assert_eq!(text(&decision), "joins; pointing it at its source failed: disk full");
+    assert_eq!(standing(&decision, "db-1"), Standing::Underway);
+    let decision = world.run_for(60);
+    assert_eq!(standing(&decision, "db-1"), Standing::Broken);
+    assert!(log(&mut world).lines().count() < 9);
+    world.member("db-1").refuses = None;
+    assert!(world.settle().report.health.ok);
 }
