@@ -117,6 +117,12 @@ impl Network {
                     set(&format!("conf/{interface}/send_redirects"), "0")?;
                     set(&format!("conf/{interface}/rp_filter"), "0")?;
                 }
+                // Otherwise bridged packets meet the rules before they are routed, and a pod cannot reach itself
+                // through a service.
+                let bridge = Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables");
+                if bridge.exists() {
+                    std::fs::write(bridge, "0")?;
+                }
                 set("neigh/br0/base_reachable_time_ms", "10000")
             })
             .await

@@ -86,8 +86,6 @@ pub struct BindMount {
 /// Everything that the configuration is made from.
 #[derive(Debug)]
 pub struct Bundle<'a> {
-    /// The pod.
-    pub spec: &'a PodSpec,
     /// The container.
     pub container: &'a Container,
     /// Mounted root filesystem.
@@ -292,7 +290,6 @@ mod tests {
 
     fn bundle_for(container: &Container) -> Value {
         Bundle {
-            spec: &PodSpec::default(),
             container,
             rootfs: Path::new("/r"),
             args: vec!["true".into()],

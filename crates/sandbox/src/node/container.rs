@@ -392,7 +392,6 @@ impl ContainerTask {
         let network = shared.network.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let network = network.ok_or_else(|| StartError::Config("the pod has no network".to_owned()))?;
         let bundle = Bundle {
-            spec,
             container: &self.container,
             rootfs,
             args,

@@ -1,8 +1,8 @@
 //! The virtual nodes: they announce themselves and run the pods that are bound to them.
 
-pub(crate) mod bundle;
+pub mod bundle;
 pub(crate) mod container;
-pub(crate) mod env;
+pub mod env;
 pub(crate) mod health;
 pub mod logs;
 pub mod mount;
@@ -14,8 +14,8 @@ pub mod runtime;
 pub(crate) mod shared;
 pub(crate) mod status;
 pub(crate) mod tls;
-pub(crate) mod user;
-pub(crate) mod volumes;
+pub mod user;
+pub mod volumes;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 /// Mounts an overlay of `layers` (the lowest first) with what is written in `upper`, at `target`.
-pub(crate) fn overlay(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> std::io::Result<()> {
+pub fn overlay(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> std::io::Result<()> {
     for dir in [upper, work, target] {
         std::fs::create_dir_all(dir)?;
     }

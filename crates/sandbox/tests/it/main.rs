@@ -1,0 +1,3 @@
+//! Tests of the sandbox's parts against this machine's kernel. They need root and the sandbox's tools.
+
+mod pods;
