@@ -1,1 +1,155 @@
-//! Placeholder.
+//! Process 1 of a database pod: it looks at the volume, runs `mariadbd` as its child, says what it sees and does what it is told.
+//!
+//! The server always starts read-only with replication stopped; only what the record names as its holder is opened. Nothing is
+//! started before a decision, except as [`record`] says.
+
+mod actions;
+mod bootstrap;
+mod config;
+mod donate;
+mod http;
+mod login;
+mod places;
+mod probes;
+mod processes;
+mod receive;
+mod record;
+mod server;
+mod stamps;
+mod state;
+mod volume;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use protocol::AgentConfig;
+
+pub use places::Places;
+
+/// Who this member is.
+#[derive(Debug, Clone)]
+pub struct Me {
+    /// The pod's name.
+    pub pod: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its UID.
+    pub uid: String,
+}
+
+impl Me {
+    /// The pod's ordinal.
+    pub fn ordinal(&self) -> u32 {
+        self.pod.rsplit('-').next().and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+
+    /// The name that others reach this member by.
+    pub fn host(&self) -> String {
+        format!("{}.{}.svc", self.pod, self.namespace)
+    }
+}
+
+/// Why an agent does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A variable of the environment is missing.
+    #[error("the environment variable {0} is missing")]
+    Environment(&'static str),
+    /// The configuration cannot be read.
+    #[error("{path}: {message}")]
+    Config {
+        /// Which file.
+        path: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// The volume cannot be used.
+    #[error("volume: {0}")]
+    Volume(#[from] std::io::Error),
+    /// A port cannot be opened.
+    #[error("cannot listen on port {port}: {source}")]
+    Listen {
+        /// The port.
+        port: u16,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] protocol::tls::TlsError),
+}
+
+/// What everything in the agent shares.
+pub(crate) struct Shared {
+    pub(crate) me: Me,
+    pub(crate) places: Places,
+    pub(crate) config: AgentConfig,
+    pub(crate) state: state::Board,
+    pub(crate) server: server::Server,
+    pub(crate) stamps: stamps::Stamps,
+    pub(crate) doing: actions::Doing,
+}
+
+/// Runs as process 1.
+pub fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .with_max_level(tracing::Level::INFO)
+        .init();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "no runtime");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(start()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the agent does not start");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn start() -> Result<(), StartError> {
+    let variable = |name| std::env::var(name).map_err(|_| StartError::Environment(name));
+    let me = Me {
+        pod: variable(protocol::env::POD_NAME)?,
+        namespace: variable(protocol::env::POD_NAMESPACE)?,
+        uid: variable(protocol::env::POD_UID)?,
+    };
+    run(me, Places::default()).await
+}
+
+/// Runs an agent until it is told to stop (SIGTERM, SIGINT).
+pub async fn run(me: Me, places: Places) -> Result<(), StartError> {
+    let config = config::agent(&places)?;
+    volume::prepare(&places, &me)?;
+    let stamps = stamps::Stamps::load(&places)?;
+    let server_id = config.server_id_base + me.ordinal();
+    let volume = volume::look(&places, &config.topology_uid);
+    tracing::info!(pod = me.pod, server_id, ?volume, "agent started");
+    let shared = Arc::new(Shared {
+        state: state::Board::new(&me, server_id, volume, stamps.highest()),
+        server: server::Server::default(),
+        doing: actions::Doing::default(),
+        stamps,
+        me,
+        places,
+        config,
+    });
+    let reaper = tokio::spawn(processes::reap_orphans());
+    let listeners = http::Listeners::open(&shared).await?;
+    tokio::spawn(listeners.serve());
+    tokio::spawn(state::poll(Arc::clone(&shared)));
+    tokio::spawn(state::watch_disk(Arc::clone(&shared)));
+    tokio::spawn(record::start_without_decision(Arc::clone(&shared)));
+    processes::told_to_stop().await;
+    tracing::info!("told to stop: stopping the server");
+    shared.server.stop(&shared).await;
+    reaper.abort();
+    Ok(())
+}

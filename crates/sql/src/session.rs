@@ -10,14 +10,16 @@ use mysql_async::{Conn, Opts, OptsBuilder, Row};
 const LOGIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// Where to log in.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Target {
-    /// Over the unix socket as the process's own user (account made with `unix_socket`).
+    /// Over the unix socket.
     Socket {
         /// The socket.
         path: PathBuf,
         /// The account.
         user: String,
+        /// Its password.
+        password: String,
     },
 }
 
@@ -141,11 +143,12 @@ impl Session {
 }
 
 async fn connect(target: &Target) -> Result<Conn, SqlError> {
-    let Target::Socket { path, user } = target;
+    let Target::Socket { path, user, password } = target;
     let opts: Opts = OptsBuilder::default()
         .socket(Some(path.to_string_lossy()))
         .prefer_socket(true)
         .user(Some(user))
+        .pass(Some(password))
         .stmt_cache_size(0)
         .into();
     match tokio::time::timeout(LOGIN_LIMIT, Conn::new(opts)).await {

@@ -1,0 +1,269 @@
+//! Carrying out what the controller says: one action at a time, nothing under a stale stamp.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use protocol::{Outcome, Refusal, paths};
+use topology::action::{Action, Source};
+use topology::member::{Phase, Volume};
+use topology::{Command, DataId};
+
+use crate::{Shared, bootstrap, receive, state, volume};
+
+/// The action under way.
+#[derive(Default)]
+pub(crate) struct Doing(Mutex<Option<&'static str>>);
+
+/// Holds the place of the one action under way.
+struct Turn(Arc<Shared>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *self.0.doing.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+    }
+}
+
+fn take_turn(shared: &Arc<Shared>, name: &'static str) -> Result<Turn, Refusal> {
+    let mut doing = shared.doing.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(doing) = *doing {
+        return Err(Refusal::Busy { doing: doing.into() });
+    }
+    *doing = Some(name);
+    Ok(Turn(Arc::clone(shared)))
+}
+
+fn name(action: &Action) -> &'static str {
+    match action {
+        Action::Initialise { .. } => "Initialise",
+        Action::Clone { .. } => "Clone",
+        Action::StartServer => "StartServer",
+        Action::RestartServer => "RestartServer",
+        Action::OpenForWrites => "OpenForWrites",
+        Action::SetReadOnly => "SetReadOnly",
+        Action::EnsureReplicationAccounts { .. } => "EnsureReplicationAccounts",
+        Action::Follow { .. } => "Follow",
+        Action::StartReplication => "StartReplication",
+        Action::StopReplication => "StopReplication",
+        Action::SetVariables { .. } => "SetVariables",
+    }
+}
+
+/// Carries a command out, or starts to.
+pub(crate) async fn command(shared: &Arc<Shared>, command: Command) -> Result<Outcome, Refusal> {
+    let Command { stamp, action } = command;
+    let turn = take_turn(shared, name(&action))?;
+    match shared.stamps.accept(stamp) {
+        Ok(Ok(())) => {}
+        Ok(Err(highest)) => return Err(Refusal::Stale { highest }),
+        Err(error) => return Err(failed("StampNotSaved", format!("the stamp cannot be saved: {error}"))),
+    }
+    shared.state.update(|state| state.accepted = shared.stamps.highest());
+    tracing::info!(action = name(&action), epoch = stamp.epoch, revision = stamp.revision, "told");
+    let result = act(shared, turn, action).await;
+    if let Err(refusal) = &result {
+        tracing::warn!(%refusal, "not done");
+    }
+    result
+}
+
+fn failed(reason: &str, message: impl Into<String>) -> Refusal {
+    Refusal::Failed { reason: reason.into(), message: message.into() }
+}
+
+fn not_possible(why: impl Into<String>) -> Refusal {
+    Refusal::NotPossible { why: why.into() }
+}
+
+fn statement(error: &sql::SqlError) -> Refusal {
+    failed(error.reason(), error.to_string())
+}
+
+async fn act(shared: &Arc<Shared>, turn: Turn, action: Action) -> Result<Outcome, Refusal> {
+    match action {
+        Action::Initialise { data_id } => initialise(shared, turn, data_id),
+        Action::Clone { donor, data_id, replaces } => clone(shared, turn, donor, data_id, replaces),
+        Action::StartServer => start(shared, turn),
+        Action::RestartServer => {
+            if !shared.server.is_running() {
+                return start(shared, turn);
+            }
+            long(shared, turn, |shared| async move {
+                shared.server.stop(&shared).await;
+                receive::start(&shared).await
+            });
+            Ok(Outcome::Started)
+        }
+        Action::OpenForWrites => {
+            let mut session = session(shared).await?;
+            if let Some(password) = shared.places.root_password().filter(|_| !shared.config.root_empty_password) {
+                open_with_password(&mut session, &password).await.map_err(|e| statement(&e))?;
+            } else {
+                session.open_for_writes().await.map_err(|e| statement(&e))?;
+            }
+            seen(shared, &mut session).await;
+            Ok(Outcome::Done)
+        }
+        Action::SetReadOnly => {
+            let mut session = session(shared).await?;
+            session.set_read_only().await.map_err(|e| statement(&e))?;
+            seen(shared, &mut session).await;
+            Ok(Outcome::Done)
+        }
+        Action::EnsureReplicationAccounts { users, login_only } => accounts(shared, &users, &login_only).await,
+        Action::Follow { source } => follow(shared, &source).await,
+        Action::StartReplication => {
+            let mut session = session(shared).await?;
+            session.start_replication().await.map_err(|e| statement(&e))?;
+            seen(shared, &mut session).await;
+            Ok(Outcome::Done)
+        }
+        Action::StopReplication => {
+            let mut session = session(shared).await?;
+            session.stop_replication().await.map_err(|e| statement(&e))?;
+            seen(shared, &mut session).await;
+            Ok(Outcome::Done)
+        }
+        Action::SetVariables { variables } => {
+            let mut session = session(shared).await?;
+            for (name, value) in &variables {
+                session.set_variable(name, value).await.map_err(|e| statement(&e))?;
+            }
+            Ok(Outcome::Done)
+        }
+    }
+}
+
+/// A change of the secret's password reaches root's accounts before clients do.
+async fn open_with_password(session: &mut sql::Session, password: &str) -> Result<(), sql::SqlError> {
+    session.open_for_writes().await?;
+    session.ensure_root_password(password).await
+}
+
+async fn session(shared: &Shared) -> Result<sql::Session, Refusal> {
+    if !shared.server.is_running() {
+        return Err(not_possible("the server is not running"));
+    }
+    sql::Session::open(&state::target(shared)).await.map_err(|e| statement(&e))
+}
+
+/// The controller sees the effect of an action in the state at once, not at the next poll.
+async fn seen(shared: &Shared, session: &mut sql::Session) {
+    if let Ok(server) = session.state().await {
+        shared.state.update(|state| state.server = Some(server));
+    }
+}
+
+/// Goes on in the background; a failure becomes the phase.
+fn long<F>(shared: &Arc<Shared>, turn: Turn, work: impl FnOnce(Arc<Shared>) -> F + Send + 'static)
+where
+    F: Future<Output = Result<(), Phase>> + Send + 'static,
+{
+    let shared = Arc::clone(shared);
+    let work = work(Arc::clone(&shared));
+    tokio::spawn(async move {
+        if let Err(phase) = work.await {
+            tracing::warn!(?phase, "failed");
+            shared.state.update(|state| state.phase = phase);
+        }
+        drop(turn);
+    });
+}
+
+fn start(shared: &Arc<Shared>, turn: Turn) -> Result<Outcome, Refusal> {
+    if shared.server.is_running() {
+        return Ok(Outcome::Done);
+    }
+    match shared.state.now().volume {
+        Volume::Data { .. } => {}
+        Volume::Empty => return Err(not_possible("the volume is empty")),
+        Volume::Foreign { found } => return Err(not_possible(format!("the volume holds {found}"))),
+    }
+    shared.state.update(|state| state.phase = Phase::Starting);
+    long(shared, turn, |shared| async move { receive::start(&shared).await });
+    Ok(Outcome::Started)
+}
+
+fn initialise(shared: &Arc<Shared>, turn: Turn, data_id: DataId) -> Result<Outcome, Refusal> {
+    match shared.state.now().volume {
+        Volume::Data { data_id: there } if there == data_id => return start(shared, turn),
+        Volume::Empty => {}
+        Volume::Data { data_id } => return Err(not_possible(format!("the volume holds data already ({data_id})"))),
+        Volume::Foreign { found } => return Err(not_possible(format!("the volume holds {found}"))),
+    }
+    shared.state.update(|state| state.phase = Phase::Initialising);
+    long(shared, turn, |shared| async move {
+        bootstrap::initialise(&shared, &data_id).await?;
+        look_again(&shared);
+        shared.server.start(&shared).await
+    });
+    Ok(Outcome::Started)
+}
+
+fn clone(
+    shared: &Arc<Shared>,
+    turn: Turn,
+    donor: topology::action::Endpoint,
+    data_id: DataId,
+    replaces: Option<DataId>,
+) -> Result<Outcome, Refusal> {
+    match (shared.state.now().volume, replaces) {
+        (Volume::Data { data_id: there }, _) if there == data_id => return start(shared, turn),
+        (Volume::Empty, _) => {}
+        (Volume::Data { data_id: there }, Some(old)) if there == old => {}
+        (Volume::Data { data_id: there }, _) => {
+            return Err(not_possible(format!("the volume holds data that this clone does not replace ({there})")));
+        }
+        (Volume::Foreign { found }, _) => return Err(not_possible(format!("the volume holds {found}"))),
+    }
+    let phase = Phase::Cloning { donor: donor.host.clone(), received: 0, total: None };
+    shared.state.update(|state| state.phase = phase);
+    long(shared, turn, |shared| async move {
+        let result = receive::clone(&shared, &donor, &data_id).await;
+        look_again(&shared);
+        result?;
+        receive::start(&shared).await
+    });
+    Ok(Outcome::Started)
+}
+
+fn look_again(shared: &Shared) {
+    let volume = volume::look(&shared.places, &shared.config.topology_uid);
+    shared.state.update(|state| state.volume = volume);
+}
+
+async fn accounts(shared: &Arc<Shared>, users: &[String], login_only: &str) -> Result<Outcome, Refusal> {
+    let password = shared
+        .places
+        .replication_password()
+        .ok_or_else(|| not_possible(format!("no {} is mounted", paths::REPLICATION_PASSWORD)))?;
+    let mut session = session(shared).await?;
+    let all = users.iter().map(|user| (user.as_str(), true)).chain([(login_only, false)]);
+    for (user, replicates) in all {
+        let account = sql::Account { user, password: &password, replicates, tls: replicates && shared.config.tls };
+        session.ensure_account(&account).await.map_err(|e| statement(&e))?;
+    }
+    Ok(Outcome::Done)
+}
+
+async fn follow(shared: &Arc<Shared>, source: &Source) -> Result<Outcome, Refusal> {
+    let password = shared
+        .places
+        .replication_password()
+        .ok_or_else(|| not_possible(format!("no {} is mounted", paths::REPLICATION_PASSWORD)))?;
+    let ca = shared.places.server_tls.join("ca.crt");
+    let mut session = session(shared).await?;
+    session.follow(&sql::Follow { source, password: &password, ca: &ca }).await.map_err(|e| statement(&e))?;
+    // The threads connect within a moment: wait for that, so that the next look sees them so.
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        seen(shared, &mut session).await;
+        let running =
+            shared.state.now().server.and_then(|s| s.replication).is_some_and(|r| {
+                r.io == topology::member::ThreadState::Yes && r.sql == topology::member::ThreadState::Yes
+            });
+        if running {
+            break;
+        }
+    }
+    Ok(Outcome::Done)
+}

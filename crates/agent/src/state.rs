@@ -1,0 +1,124 @@
+//! What is known, and how it gets known: the server is asked a few times a second over one connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use topology::Stamp;
+use topology::member::{MemberName, MemberState, Phase, Volume};
+
+use crate::{Me, Shared, login, volume};
+
+/// How often the server is asked.
+const EVERY: Duration = Duration::from_millis(200);
+/// How often a server that does not answer yet is tried.
+const STARTING_EVERY: Duration = Duration::from_millis(50);
+/// How often the disk is looked at.
+const DISK_EVERY: Duration = Duration::from_secs(10);
+
+/// The member's state, watched by streams and probes.
+pub(crate) struct Board {
+    state: watch::Sender<MemberState>,
+}
+
+impl Board {
+    pub(crate) fn new(me: &Me, server_id: u32, volume: Volume, accepted: Stamp) -> Self {
+        Self {
+            state: watch::Sender::new(MemberState {
+                name: MemberName(me.pod.clone()),
+                pod_uid: me.uid.clone(),
+                server_id,
+                accepted,
+                volume,
+                phase: Phase::Waiting,
+                server: None,
+                disk: None,
+                config_hash: None,
+            }),
+        }
+    }
+
+    /// Changes the state; watchers hear of it only when it is different.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut MemberState)) {
+        self.state.send_if_modified(|state| {
+            let before = state.clone();
+            change(state);
+            *state != before
+        });
+    }
+
+    pub(crate) fn now(&self) -> MemberState {
+        self.state.borrow().clone()
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<MemberState> {
+        self.state.subscribe()
+    }
+}
+
+/// Where the agent logs in.
+pub(crate) fn target(shared: &Shared) -> sql::Target {
+    sql::Target::Socket { path: shared.places.socket(), user: login::USER.into(), password: login::secret() }
+}
+
+/// Asks the server, for ever.
+pub(crate) async fn poll(shared: Arc<Shared>) {
+    let mut session: Option<sql::Session> = None;
+    loop {
+        if !shared.server.is_running() {
+            session = None;
+            tokio::time::sleep(STARTING_EVERY).await;
+            continue;
+        }
+        let answer = match &mut session {
+            Some(session) => session.state().await,
+            None => match sql::Session::open(&target(&shared)).await {
+                Ok(mut opened) => {
+                    let answer = opened.state().await;
+                    session = Some(opened);
+                    answer
+                }
+                Err(error) => Err(error),
+            },
+        };
+        match answer {
+            Ok(server) => {
+                shared.state.update(|state| {
+                    state.server = Some(server);
+                    if state.phase == Phase::Starting {
+                        tracing::info!("mariadbd answers");
+                        state.phase = Phase::Running;
+                    }
+                });
+                tokio::time::sleep(EVERY).await;
+            }
+            Err(error) => {
+                session = None;
+                let starting = shared.state.now().phase == Phase::Starting;
+                if !starting {
+                    tracing::warn!(%error, "mariadbd does not answer");
+                    shared.state.update(|state| state.server = None);
+                }
+                tokio::time::sleep(if starting { STARTING_EVERY } else { EVERY }).await;
+            }
+        }
+    }
+}
+
+/// Looks at the disk, for ever.
+pub(crate) async fn watch_disk(shared: Arc<Shared>) {
+    loop {
+        let disk = volume::disk(&shared.places);
+        shared.state.update(|state| {
+            // Only what matters: a state that changes with every written page would be a stream of noise.
+            let moved = match (state.disk, disk) {
+                (Some(old), Some(new)) => old.total != new.total || old.free.abs_diff(new.free) > new.total / 100,
+                (old, new) => old != new,
+            };
+            if moved {
+                state.disk = disk;
+            }
+        });
+        tokio::time::sleep(DISK_EVERY).await;
+    }
+}

@@ -1,0 +1,189 @@
+//! The member's volume: what lies in it, and whose it is.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use topology::member::{DataId, Disk, Volume};
+
+use crate::Me;
+use crate::places::Places;
+
+/// The mark in a data directory: whose data it is.
+const MARK: &str = "mariadb-operator.json";
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Mark {
+    data_id: DataId,
+    topology_uid: String,
+}
+
+/// Makes the agent's own folder, takes the lock, removes what an interrupted clone left.
+pub(crate) fn prepare(places: &Places, me: &Me) -> io::Result<()> {
+    fs::create_dir_all(places.state())?;
+    lock(places, me)?;
+    for leftover in [places.data_new(), places.data_old()] {
+        remove(&leftover)?;
+    }
+    Ok(())
+}
+
+/// The lock is held as long as the process lives; the file names the pod for people.
+fn lock(places: &Places, me: &Me) -> io::Result<()> {
+    let path = places.state().join("lock");
+    let file = fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(fs::TryLockError::WouldBlock) => {
+            let holder = fs::read_to_string(&path).unwrap_or_default();
+            return Err(io::Error::other(format!("the volume is in use by pod {}", holder.trim())));
+        }
+        Err(fs::TryLockError::Error(error)) => return Err(error),
+    }
+    fs::write(&path, format!("{} {}\n", me.pod, me.uid))?;
+    // Never closed: process 1 holds it until it ends.
+    std::mem::forget(file);
+    Ok(())
+}
+
+/// What the volume holds.
+pub(crate) fn look(places: &Places, topology_uid: &str) -> Volume {
+    let data = places.data();
+    match fs::read(data.join(MARK)) {
+        Ok(bytes) => match serde_json::from_slice::<Mark>(&bytes) {
+            Ok(mark) if mark.topology_uid == topology_uid => Volume::Data { data_id: mark.data_id },
+            Ok(mark) => Volume::Foreign { found: format!("data of another topology (uid {})", mark.topology_uid) },
+            Err(error) => Volume::Foreign { found: format!("data whose mark cannot be read: {error}") },
+        },
+        Err(_) => unmarked(places),
+    }
+}
+
+fn unmarked(places: &Places) -> Volume {
+    let names = |path: &Path| -> Vec<String> {
+        fs::read_dir(path)
+            .map(|entries| entries.filter_map(|e| Some(e.ok()?.file_name().to_string_lossy().into_owned())).collect())
+            .unwrap_or_default()
+    };
+    let inside = names(&places.data());
+    if inside.iter().any(|name| name != "lost+found") {
+        return Volume::Foreign { found: "a data directory that this operator did not make".into() };
+    }
+    let known = ["data", "agent", "lost+found"];
+    let mut others: Vec<_> = names(&places.volume).into_iter().filter(|name| !known.contains(&name.as_str())).collect();
+    if others.is_empty() {
+        return Volume::Empty;
+    }
+    others.sort();
+    others.truncate(5);
+    Volume::Foreign { found: format!("files that are not ours: {}", others.join(", ")) }
+}
+
+/// Marks a data directory as this topology's, under an id.
+pub(crate) fn mark(folder: &Path, data_id: &DataId, topology_uid: &str) -> io::Result<()> {
+    let mark = Mark { data_id: data_id.clone(), topology_uid: topology_uid.to_owned() };
+    let file = fs::File::create(folder.join(MARK))?;
+    serde_json::to_writer(&file, &mark)?;
+    file.sync_all()
+}
+
+/// Removes a mark that came with a copy.
+pub(crate) fn unmark(folder: &Path) -> io::Result<()> {
+    match fs::remove_file(folder.join(MARK)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// `data.new` becomes `data`; what was there is removed afterwards.
+pub(crate) fn put_in_place(places: &Places) -> io::Result<()> {
+    sync_tree_root(&places.data_new())?;
+    if places.data().exists() {
+        fs::rename(places.data(), places.data_old())?;
+    }
+    fs::rename(places.data_new(), places.data())?;
+    sync_tree_root(&places.volume)?;
+    remove(&places.data_old())
+}
+
+fn sync_tree_root(path: &Path) -> io::Result<()> {
+    fs::File::open(path)?.sync_all()
+}
+
+/// Removes a folder of ours, if it is there.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Free and total bytes.
+pub(crate) fn disk(places: &Places) -> Option<Disk> {
+    let stat = rustix::fs::statvfs(&places.volume).ok()?;
+    Some(Disk { free: stat.f_bavail * stat.f_frsize, total: stat.f_blocks * stat.f_frsize })
+}
+
+/// Bytes of all files below a folder.
+pub(crate) fn size(folder: &Path) -> u64 {
+    fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+        .map(|entry| match entry.metadata() {
+            Ok(meta) if meta.is_dir() => size(&entry.path()),
+            Ok(meta) => meta.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(name: &str) -> Places {
+        let volume = std::env::temp_dir().join(format!("volume-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&volume);
+        fs::create_dir_all(&volume).unwrap();
+        Places { volume, ..Places::default() }
+    }
+
+    #[test]
+    fn empty_ours_and_foreign() {
+        let places = places("kinds");
+        assert_eq!(look(&places, "uid"), Volume::Empty);
+        fs::create_dir_all(places.volume.join("lost+found")).unwrap();
+        fs::create_dir_all(places.state()).unwrap();
+        fs::create_dir_all(places.data()).unwrap();
+        assert_eq!(look(&places, "uid"), Volume::Empty);
+        fs::write(places.data().join("ibdata1"), "x").unwrap();
+        assert!(matches!(look(&places, "uid"), Volume::Foreign { .. }));
+        mark(&places.data(), &DataId("a".into()), "uid").unwrap();
+        assert_eq!(look(&places, "uid"), Volume::Data { data_id: DataId("a".into()) });
+        assert!(matches!(look(&places, "another"), Volume::Foreign { .. }));
+        fs::remove_dir_all(&places.volume).unwrap();
+    }
+
+    #[test]
+    fn a_volume_with_a_plain_data_directory_is_foreign() {
+        let places = places("plain");
+        fs::write(places.volume.join("ibdata1"), "x").unwrap();
+        assert!(matches!(look(&places, "uid"), Volume::Foreign { .. }));
+        fs::remove_dir_all(&places.volume).unwrap();
+    }
+
+    #[test]
+    fn a_copy_is_put_in_place_by_rename() {
+        let places = places("rename");
+        fs::create_dir_all(places.data()).unwrap();
+        fs::write(places.data().join("old"), "x").unwrap();
+        fs::create_dir_all(places.data_new()).unwrap();
+        fs::write(places.data_new().join("new"), "x").unwrap();
+        put_in_place(&places).unwrap();
+        assert!(places.data().join("new").exists() && !places.data_old().exists() && !places.data_new().exists());
+        fs::remove_dir_all(&places.volume).unwrap();
+    }
+}
