@@ -1,1 +1,5 @@
-//! Placeholder.
+//! An in-process Kubernetes API server.
+
+pub mod crd;
+pub mod schema;
+pub mod validate;

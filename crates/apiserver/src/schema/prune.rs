@@ -1,0 +1,49 @@
+//! Pruning: fields that a custom resource's schema does not know are dropped, and named.
+
+use serde_json::Value;
+
+use super::validate::child;
+use super::{Additional, Schema};
+
+/// Drops unknown fields; their paths come back sorted within each object.
+pub fn prune(schema: &Schema, value: &mut Value) -> Vec<String> {
+    let mut dropped = Vec::new();
+    node(schema, value, "", false, &mut dropped);
+    dropped
+}
+
+fn node(schema: &Schema, value: &mut Value, path: &str, inherited: bool, dropped: &mut Vec<String>) {
+    if schema.reference.is_some() {
+        return; // metadata: decoded by its own type
+    }
+    let keeps = schema.preserve_unknown || matches!(schema.additional, Additional::Any) || inherited;
+    match value {
+        Value::Object(map) => {
+            let known = |name: &str| {
+                schema.properties.get(name).or(match &schema.additional {
+                    Additional::Schema(entry) => Some(&**entry),
+                    _ => None,
+                })
+            };
+            map.retain(|name, inner| match known(name) {
+                Some(below) => {
+                    node(below, inner, &child(path, name), false, dropped);
+                    true
+                }
+                None if keeps => true,
+                None => {
+                    dropped.push(child(path, name));
+                    false
+                }
+            });
+        }
+        Value::Array(list) => {
+            if let Some(items) = &schema.items {
+                for (index, entry) in list.iter_mut().enumerate() {
+                    node(items, entry, &format!("{path}[{index}]"), false, dropped);
+                }
+            }
+        }
+        _ => {}
+    }
+}
