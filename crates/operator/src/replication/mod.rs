@@ -13,6 +13,8 @@ mod lease;
 mod links;
 mod runner;
 mod status;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use std::collections::BTreeMap;
