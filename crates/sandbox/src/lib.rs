@@ -12,3 +12,4 @@ pub mod pace;
 pub mod paths;
 pub mod quantity;
 pub mod settings;
+pub mod streams;

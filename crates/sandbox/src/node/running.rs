@@ -4,6 +4,8 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::FusedFuture;
 use rustix::process::Signal;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -82,7 +84,7 @@ impl Running {
                 output.extend_from_slice(&part[..length.min(room)]);
             }
         };
-        let mut read = std::pin::pin!(read);
+        let mut read = std::pin::pin!(read.fuse());
         let finished = async {
             tokio::select! {
                 exit = process.wait() => return exit,
@@ -99,17 +101,13 @@ impl Running {
             }
         };
         // What is left in the pipe comes at once; a child that keeps it open is not waited for.
-        let _ = tokio::time::timeout(Duration::from_millis(20), &mut read).await;
+        if !read.is_terminated() {
+            let _ = tokio::time::timeout(Duration::from_millis(20), &mut read).await;
+        }
         Ok((
             exit.code,
             String::from_utf8_lossy(&output.lock().unwrap_or_else(PoisonError::into_inner)).trim().to_owned(),
         ))
-    }
-
-    /// Resizes its terminal.
-    pub(crate) fn resize(terminal: &OwnedFd, columns: u16, rows: u16) {
-        let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        let _ = rustix::termios::tcsetwinsize(terminal, size);
     }
 }
 
