@@ -43,6 +43,8 @@ pub struct MemberIntent {
     pub object: String,
     /// Its `server_id`.
     pub server_id: u32,
+    /// Hands off this one (its object is suspended).
+    pub hands_off: bool,
     /// Its server, by its own service name.
     pub server: Endpoint,
     /// Its agent, by its own service name: where other agents clone from.

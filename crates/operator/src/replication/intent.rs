@@ -31,12 +31,11 @@ pub(super) fn intent(
     let root = &objects.first()?.resolved;
     let members: Vec<MemberIntent> = objects.iter().flat_map(|object| members(root, object, server_ids)).collect();
     let replication = root.replication.as_ref();
-    let hands_off = if objects.iter().any(|object| object.resolved.suspend) {
-        Some(HandsOff::Suspend)
-    } else if objects.iter().any(|object| object.resolved.maintenance) {
-        Some(HandsOff::Maintenance)
-    } else {
-        None
+    // On the root it is the whole topology's; on another object its members'.
+    let hands_off = match (root.suspend, root.maintenance) {
+        (true, _) => Some(HandsOff::Suspend),
+        (false, true) => Some(HandsOff::Maintenance),
+        (false, false) => None,
     };
     let wanted_primary = match replication.map(|replication| &replication.wanted_primary) {
         Some(WantedPrimary::Member(member)) => member.clone(),
@@ -69,6 +68,7 @@ fn members(root: &Resolved, object: &Object, server_ids: &BTreeMap<MemberName, u
             MemberIntent {
                 object: resolved.name.clone(),
                 server_id: server_ids.get(&name).copied().unwrap_or(object.server_id_base + ordinal),
+                hands_off: resolved.suspend || resolved.maintenance,
                 server: Endpoint { host: host.clone(), port: resolved.port },
                 agent: Endpoint { host, port: protocol::AGENT_PORT },
                 donor: through.is_none() && !delayed,

@@ -15,7 +15,7 @@ use kube::{Api, Resource as _, ResourceExt as _};
 use rustls::ClientConfig;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
-use topology::decision::{Decision, Event, Refusal, Report};
+use topology::decision::{Decision, Event, Refusal, Report, Role, Standing};
 use topology::member::{MemberName, MemberState};
 use topology::memory::Memory;
 use topology::observation::{Agent, Observation, Seen};
@@ -71,7 +71,7 @@ pub(super) struct Runner {
     server_ids: BTreeMap<MemberName, u32>,
     kept: Option<Kept>,
     ca: Option<Ca>,
-    resolved: BTreeMap<String, Resolved>,
+    resolved: BTreeMap<String, (Option<i64>, Resolved)>,
     outcomes: (mpsc::UnboundedSender<Outcome>, mpsc::UnboundedReceiver<Outcome>),
     briefings: watch::Sender<Option<Arc<Briefing>>>,
     events: mpsc::UnboundedSender<Event>,
@@ -218,18 +218,37 @@ impl Runner {
     /// Resolves; an object with mistakes counts as it was before them.
     fn resolve(&mut self, objects: &[Arc<MariaDB>]) -> Vec<Object> {
         for object in objects {
+            let (name, generation) = (object.name_any(), object.metadata.generation);
+            let known = self.resolved.get(&name);
+            if known.is_some_and(|(known, _)| generation.is_some() && *known == generation) {
+                continue;
+            }
             if let Ok(resolved) = api::resolve(object) {
-                self.resolved.insert(object.name_any(), resolved);
+                if known.is_some() {
+                    self.forget_failures(&name);
+                }
+                self.resolved.insert(name, (generation, resolved));
             }
         }
-        let present: Vec<Resolved> =
-            objects.iter().filter_map(|object| self.resolved.get(&object.name_any()).cloned()).collect();
+        let present: Vec<Resolved> = objects
+            .iter()
+            .filter_map(|object| self.resolved.get(&object.name_any()).map(|(_, resolved)| resolved.clone()))
+            .collect();
         self.resolved.retain(|name, _| present.iter().any(|resolved| resolved.name == *name));
         // Without the root there is no intent at all.
         if present.first().is_none_or(|first| first.name != self.root) {
             return Vec::new();
         }
         super::intent::number(present)
+    }
+
+    /// What failed before an object was changed may work now: it is tried at once.
+    fn forget_failures(&mut self, object: &str) {
+        for (member, memory) in &mut self.memories {
+            if names::ordinal(object, &member.0).is_some() {
+                memory.tries.clear();
+            }
+        }
     }
 
     /// Keeps one link to every agent that has an address.
@@ -423,6 +442,15 @@ impl Runner {
     }
 }
 
+/// Something is wrong, rather than new or on its way.
+fn trouble(report: &Report) -> bool {
+    let unwell = |standing: Standing| matches!(standing, Standing::Broken | Standing::Silent | Standing::Lagging);
+    report
+        .members
+        .iter()
+        .any(|member| unwell(member.standing) || member.role == Role::Primary && member.standing != Standing::Well)
+}
+
 /// Events that come from comparing two reports: new refusals, and health lost and won.
 fn changes(before: Option<&Report>, now: &Report) -> Vec<Event> {
     let known = |refusal: &Refusal| {
@@ -445,7 +473,7 @@ fn changes(before: Option<&Report>, now: &Report) -> Vec<Event> {
         let health = |warning, reason| Event { warning, reason, message: now.health.message.clone(), member: None };
         match (before.health.ok, now.health.ok) {
             (false, true) => events.push(health(false, "ReplicationHealthy")),
-            (true, false) if now.refusals.is_empty() => events.push(health(true, now.health.reason)),
+            (true, false) if now.refusals.is_empty() && trouble(now) => events.push(health(true, now.health.reason)),
             _ => {}
         }
     }

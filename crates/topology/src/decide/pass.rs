@@ -90,7 +90,7 @@ impl<'a> Pass<'a> {
 
     /// It can take an order, and has none yet in this pass.
     pub(super) fn can_order(&self, member: Member<'_>) -> bool {
-        member.free() && !self.orders.iter().any(|order| order.member == *member.name())
+        member.free() && !member.intent.hands_off && !self.orders.iter().any(|order| order.member == *member.name())
     }
 
     /// Gives an order.

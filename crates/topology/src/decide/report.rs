@@ -150,6 +150,9 @@ fn standing(pass: &Pass<'_>, refusals: &[Refusal], member: Member<'_>, lag: Opti
             _ => (Standing::Waiting, format!("waits: {}", member.why_silent())),
         };
     };
+    if member.intent.hands_off && state.server.as_ref().is_none_or(|server| server.replication.is_none()) {
+        return text(Standing::Waiting, "is left alone: its object is suspended");
+    }
     if let Some(refusal) = refusals.iter().find(|r| r.member() == Some(member.name()) && !r.passes()) {
         return (Standing::Broken, format!("{}: {refusal}", refusal.reason()));
     }

@@ -253,6 +253,17 @@ fn a_server_that_does_not_start_is_tried_again_and_again() {
 }
 
 #[test]
+fn a_suspended_object_s_members_are_left_alone() {
+    let mut world = running(3);
+    world.intent.members[1].hands_off = true;
+    world.restart_pod("db-1");
+    world.replication("db-2").sql = ThreadState::No;
+    let decision = world.settle();
+    assert_eq!(log(&mut world), "db-2 start-replication");
+    assert_eq!(decision.report.health.reason, "MembersMissing");
+}
+
+#[test]
 fn lag_is_reported() {
     let mut world = running(2);
     world.write("db-0", 5);
