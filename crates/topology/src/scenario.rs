@@ -106,6 +106,8 @@ pub(crate) struct Model {
     pub(crate) claim: Claim,
     pub(crate) state: MemberState,
     pub(crate) silent: bool,
+    /// What is still heard of it, while its reports are held up.
+    frozen: Option<MemberState>,
     /// Every order is refused with this.
     pub(crate) refuses: Option<String>,
     /// The data, while no server runs on it.
@@ -160,6 +162,7 @@ impl World {
                     ..replica_state(&intent.name.0, intent.server_id, "")
                 },
                 silent: false,
+                frozen: None,
                 refuses: None,
                 disk: None,
                 pending: None,
@@ -180,9 +183,16 @@ impl World {
         self.server(member).replication.as_mut().expect("a replica")
     }
 
+    /// Its reports are held up, or come again.
+    pub(crate) fn freeze(&mut self, member: &str, frozen: bool) {
+        let model = self.member(member);
+        model.frozen = frozen.then(|| model.state.clone());
+    }
+
     /// The pod is replaced; its volume stays.
     pub(crate) fn restart_pod(&mut self, member: &str) {
         let model = self.member(member);
+        model.frozen = None;
         model.state.pod_uid.push('\'');
         if let Some(mut server) = model.state.server.take() {
             server.read_only = true;
@@ -207,7 +217,9 @@ impl World {
 
     /// The controller is replaced.
     pub(crate) fn restart_controller(&mut self) {
-        self.members.values_mut().for_each(|model| model.memory = Memory::default());
+        for model in self.members.values_mut() {
+            (model.memory, model.frozen) = (Memory::default(), None);
+        }
     }
 
     pub(crate) fn write(&mut self, member: &str, transactions: u64) {
@@ -250,11 +262,12 @@ impl World {
             .filter(|(member, _)| self.intent.member(member).is_some())
             .map(|(member, model)| {
                 let answers = model.pod == Pod::Running && !model.silent;
+                let heard = model.frozen.as_ref().unwrap_or(&model.state).clone();
                 if answers {
-                    model.memory.observe(&model.state, self.now);
+                    model.memory.observe(&heard, self.now);
                 }
                 let agent = if answers {
-                    Agent::Answers { state: Box::new(model.state.clone()), at: self.now }
+                    Agent::Answers { state: Box::new(heard), at: self.now }
                 } else {
                     Agent::Silent { since: self.now, why: "no connection".to_owned() }
                 };

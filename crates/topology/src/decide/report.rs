@@ -210,6 +210,8 @@ fn running(pass: &Pass<'_>, member: Member<'_>, lag: Option<u64>) -> (Standing, 
     let Some(replication) = &server.replication else {
         return text(Standing::Underway, "joins");
     };
+    // A delayed replica is behind on purpose.
+    let bound = u64::from(member.intent.replica.max_lag) + u64::from(member.intent.replica.delay);
     match need(replication) {
         Need::Start => text(Standing::Underway, "starts to replicate"),
         Need::Repair(error) | Need::Retry(error) | Need::Reseed(error) | Need::Person(error) => {
@@ -219,8 +221,8 @@ fn running(pass: &Pass<'_>, member: Member<'_>, lag: Option<u64>) -> (Standing, 
             Some(why) => (Standing::Broken, why),
             None => text(Standing::Underway, "connects to its source"),
         },
-        Need::Nothing if lag.is_some_and(|lag| lag > u64::from(member.intent.replica.max_lag)) => {
-            (Standing::Lagging, format!("lags by more than {} s", member.intent.replica.max_lag))
+        Need::Nothing if lag.is_some_and(|lag| lag > bound) => {
+            (Standing::Lagging, format!("lags by more than {bound} s"))
         }
         Need::Nothing => text(Standing::Well, "replicates"),
     }

@@ -16,6 +16,7 @@ enum Mishap {
     LoseVolume(u8),
     Silence(u8, bool),
     Evict(u8, bool),
+    Freeze(u8, bool),
     RestartController,
     LoseRecord,
     OldRecord(u8),
@@ -37,6 +38,7 @@ fn any_mishap() -> impl Strategy<Value = Mishap> {
         1 => member.clone().prop_map(Mishap::LoseVolume),
         1 => (member.clone(), any::<bool>()).prop_map(|(m, s)| Mishap::Silence(m, s)),
         1 => (member.clone(), any::<bool>()).prop_map(|(m, s)| Mishap::Evict(m, s)),
+        1 => (member.clone(), any::<bool>()).prop_map(|(m, f)| Mishap::Freeze(m, f)),
         1 => Just(Mishap::RestartController),
         1 => Just(Mishap::LoseRecord),
         1 => (0..5u8).prop_map(Mishap::OldRecord),
@@ -70,6 +72,7 @@ fn strike(world: &mut World, mishap: Mishap) {
             world.restart_pod(&name(n));
             world.member(&name(n)).pod = if away { Pod::Absent } else { Pod::Running };
         }
+        Mishap::Freeze(n, frozen) => world.freeze(&name(n), frozen),
         Mishap::RestartController => world.restart_controller(),
         Mishap::LoseRecord => world.record = Record::default(),
         Mishap::OldRecord(by) => world.record.revision = world.record.revision.saturating_sub(by.into()),
@@ -135,6 +138,9 @@ proptest! {
                 | Mishap::OldRecord(_) => {}
                 other => strike(&mut world, other),
             }
+        }
+        for member in ["db-0", "db-1", "db-2"] {
+            world.freeze(member, false);
         }
         for model in world.members.values_mut() {
             (model.pod, model.claim, model.silent) = (Pod::Running, Claim::Bound, false);
