@@ -1,0 +1,171 @@
+//! The agents' configuration and the servers' `my.cnf`, in parts of which later ones win: the operator's defaults, the
+//! user's, the spec's fields, what must hold. What differs between members, and where files lie, the agent adds.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use api::resolved::Role;
+use api::spec::ParallelMode;
+use api::{mycnf, names, quantity};
+use k8s_openapi::api::core::v1::{ConfigMap, Probe};
+use protocol::config::{ExecProbe, UserProbes};
+use protocol::{AgentConfig, paths};
+
+use crate::{Input, hash, metadata};
+
+/// Longest text of a generated duration option, seconds.
+const MAX_NET_TIMEOUT: u64 = 31_536_000;
+
+pub(crate) struct Config {
+    data: BTreeMap<String, String>,
+    /// Hash of what needs a restart to take effect.
+    pub(crate) restart_hash: String,
+}
+
+pub(crate) fn render(input: &Input<'_>) -> Config {
+    let agent = agent(input);
+    let parts = [defaults(input), user(input), spec(input), enforced(input)];
+    // Whether others joined the topology is no reason to restart a member.
+    let restart_hash = hash(&(AgentConfig { single_member: false, ..agent.clone() }, &parts));
+    let mut data: BTreeMap<String, String> =
+        paths::CNF_PARTS.iter().map(|name| (*name).to_owned()).zip(parts).collect();
+    let agent = serde_json::to_string_pretty(&agent).expect("a struct of plain fields is JSON");
+    data.insert(paths::AGENT_JSON.to_owned(), agent + "\n");
+    Config { data, restart_hash }
+}
+
+pub(crate) fn config_map(input: &Input<'_>, config: Config) -> ConfigMap {
+    ConfigMap {
+        metadata: metadata::child(input, &names::config(&input.object.name), &[]),
+        data: Some(config.data),
+        ..ConfigMap::default()
+    }
+}
+
+fn agent(input: &Input<'_>) -> AgentConfig {
+    let (object, root) = (input.object, input.root);
+    AgentConfig {
+        topology: root.name.clone(),
+        topology_uid: root.uid.clone(),
+        lease: names::lease(&root.name),
+        server_id_base: input.server_id_base,
+        port: object.port,
+        replication: object.replication.is_some(),
+        single_member: input.single_member,
+        database: object.database.clone(),
+        username: object.user.as_ref().map(|user| user.name.clone()),
+        root_empty_password: object.root_password == api::resolved::RootPassword::Empty,
+        time_zone_tables: true,
+        tls: object.tls,
+        max_lag_seconds: object.replication.as_ref().map_or(30, |replication| replication.replica.max_lag),
+        probes: UserProbes {
+            liveness: exec(object.probes.liveness.as_ref()),
+            readiness: exec(object.probes.readiness.as_ref()),
+        },
+    }
+}
+
+fn exec(probe: Option<&Probe>) -> Option<ExecProbe> {
+    let probe = probe?;
+    let command = probe.exec.as_ref()?.command.clone()?;
+    let timeout_seconds = probe.timeout_seconds.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(1).max(1);
+    Some(ExecProbe { command, timeout_seconds })
+}
+
+/// What a production server wants, for users to override.
+fn defaults(input: &Input<'_>) -> String {
+    let mut text = String::from(
+        "# The operator's defaults. Set what you want otherwise in spec.myCnf.\n\
+         [mariadbd]\n\
+         log-bin=mariadb-bin\n\
+         relay-log=relay-bin\n\
+         sync-binlog=1\n\
+         innodb-flush-log-at-trx-commit=1\n\
+         binlog-expire-logs-seconds=604800\n\
+         # Since 11.8 a primary without replicas would keep its binary logs for ever.\n\
+         loose-slave-connections-needed-for-purge=0\n\
+         # Accounts are for any host: names of clients need not be looked up.\n\
+         skip-name-resolve=ON\n\
+         character-set-server=utf8mb4\n",
+    );
+    // Half of the memory that the container may use, where it is limited.
+    let limit = input
+        .object
+        .pod
+        .resources
+        .as_ref()
+        .and_then(|resources| resources.limits.as_ref()?.get("memory"))
+        .and_then(|limit| quantity::parse(&limit.0).ok());
+    if let Some(limit) = limit {
+        const MIB: f64 = 1_048_576.0;
+        let _ = writeln!(text, "innodb-buffer-pool-size={}M", (limit / 2.0 / MIB).max(16.0) as u64);
+    }
+    text
+}
+
+fn user(input: &Input<'_>) -> String {
+    // As it stands: a complaint of the server names a line, which must be the user's line.
+    let mut text = input.user_cnf.to_owned();
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text
+}
+
+fn spec(input: &Input<'_>) -> String {
+    let mut text = String::from("# From the spec's fields.\n[mariadbd]\n");
+    let mut set = |name: &str, value: &dyn std::fmt::Display| {
+        let _ = writeln!(text, "{name}={value}");
+    };
+    set("port", &input.object.port);
+    if let Some(zone) = &input.object.time_zone {
+        set("default-time-zone", zone);
+    }
+    if input.object.tls_required {
+        set("require-secure-transport", &"ON");
+    }
+    if let Some(replication) = &input.object.replication {
+        let given = mycnf::options(input.user_cnf);
+        // Fields that the user left alone do not override what the same user says in `myCnf`.
+        let mut unless_given = |name: &str, default: bool, value: &dyn std::fmt::Display| {
+            if !default || mycnf::value(&given, &name.replace('-', "_")).is_none() {
+                set(name, value);
+            }
+        };
+        let domain = input.root.replication.as_ref().map_or(replication.gtid_domain, |root| root.gtid_domain);
+        unless_given("sync-binlog", replication.sync_binlog == 1, &replication.sync_binlog);
+        unless_given("gtid-domain-id", domain == 0, &domain);
+        let replica = &replication.replica;
+        unless_given("slave-parallel-threads", replica.parallel_threads == 4, &replica.parallel_threads);
+        let mode = match replica.parallel_mode {
+            ParallelMode::Optimistic => "optimistic",
+            ParallelMode::Conservative => "conservative",
+            ParallelMode::Aggressive => "aggressive",
+            ParallelMode::Minimal => "minimal",
+            ParallelMode::None => "none",
+        };
+        unless_given("slave-parallel-mode", replica.parallel_mode == ParallelMode::default(), &mode);
+        let regional = matches!(replication.role, Role::ReplicaOf { through: Some(_), .. });
+        let default = if regional { Duration::from_secs(30) } else { replication.failover_timeout + Duration::from_secs(5) };
+        let net_timeout = replica.net_timeout.as_secs().clamp(1, MAX_NET_TIMEOUT);
+        unless_given("slave-net-timeout", replica.net_timeout == default, &net_timeout);
+    }
+    text
+}
+
+/// What replication stands on; `resolve` tells users whose `my.cnf` says otherwise.
+fn enforced(input: &Input<'_>) -> String {
+    let strict = input.object.replication.as_ref().is_none_or(|replication| replication.gtid_strict);
+    format!(
+        "# What must hold.\n\
+         [mariadbd]\n\
+         binlog-format=ROW\n\
+         log-slave-updates=ON\n\
+         gtid-strict-mode={}\n\
+         read-only=ON\n\
+         skip-slave-start=ON\n\
+         event-scheduler=OFF\n",
+        if strict { "ON" } else { "OFF" }
+    )
+}
