@@ -70,6 +70,8 @@ pub(super) struct Runner {
     memories: BTreeMap<MemberName, Memory>,
     server_ids: BTreeMap<MemberName, u32>,
     kept: Option<Kept>,
+    /// Races for the record lost in a row.
+    lost: u32,
     ca: Option<Ca>,
     resolved: BTreeMap<String, (Option<i64>, Resolved)>,
     outcomes: (mpsc::UnboundedSender<Outcome>, mpsc::UnboundedReceiver<Outcome>),
@@ -97,6 +99,7 @@ impl Runner {
             memories: BTreeMap::new(),
             server_ids: BTreeMap::new(),
             kept: None,
+            lost: 0,
             ca: None,
             resolved: BTreeMap::new(),
             outcomes: mpsc::unbounded_channel(),
@@ -174,11 +177,15 @@ impl Runner {
             Some(record) => {
                 let owner = root.controller_owner_ref(&())?;
                 match lease::swap(&leases, &lease_name, &owner, &kept, record).await {
-                    Ok(kept) => kept,
+                    Ok(kept) => {
+                        self.lost = 0;
+                        kept
+                    }
                     // Somebody else decided: read that, and decide again.
                     Err(error @ LeaseError::Lost { .. }) => {
                         tracing::info!(namespace = self.namespace, topology = self.root, %error, "deciding again");
-                        return Some(Duration::from_millis(20));
+                        self.lost += 1;
+                        return Some(Duration::from_millis(10 << self.lost.min(7)));
                     }
                     Err(error) => return Some(self.lease_trouble(&error)),
                 }
