@@ -138,16 +138,14 @@ fn spec(input: &Input<'_>) -> String {
         unless_given("gtid-domain-id", domain == 0, &domain);
         let replica = &replication.replica;
         unless_given("slave-parallel-threads", replica.parallel_threads == 4, &replica.parallel_threads);
-        let mode = match replica.parallel_mode {
-            ParallelMode::Optimistic => "optimistic",
-            ParallelMode::Conservative => "conservative",
-            ParallelMode::Aggressive => "aggressive",
-            ParallelMode::Minimal => "minimal",
-            ParallelMode::None => "none",
-        };
-        unless_given("slave-parallel-mode", replica.parallel_mode == ParallelMode::default(), &mode);
+        unless_given(
+            "slave-parallel-mode",
+            replica.parallel_mode == ParallelMode::default(),
+            &replica.parallel_mode.as_str(),
+        );
         let regional = matches!(replication.role, Role::ReplicaOf { through: Some(_), .. });
-        let default = if regional { Duration::from_secs(30) } else { replication.failover_timeout + Duration::from_secs(5) };
+        let default =
+            if regional { Duration::from_secs(30) } else { replication.failover_timeout + Duration::from_secs(5) };
         let net_timeout = replica.net_timeout.as_secs().clamp(1, MAX_NET_TIMEOUT);
         unless_given("slave-net-timeout", replica.net_timeout == default, &net_timeout);
     }

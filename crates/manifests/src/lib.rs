@@ -60,7 +60,8 @@ impl Input<'_> {
     fn serves(&self) -> bool {
         self.is_root()
             || self.object.replication.as_ref().is_some_and(|replication| {
-                replication.replica.delay.is_zero() && !matches!(replication.role, Role::ReplicaOf { through: Some(_), .. })
+                replication.replica.delay.is_zero()
+                    && !matches!(replication.role, Role::ReplicaOf { through: Some(_), .. })
             })
     }
 }

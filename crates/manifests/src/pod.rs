@@ -1,260 +1,203 @@
-//! The pod of a member.
+//! A member's pod. It holds to the Pod Security level `restricted`.
 
 use std::collections::BTreeMap;
 
-use api::names;
-use api::resolved::{RootPassword, SecretKey};
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
-    KeyToPath, ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile,
-    SecretKeySelector, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+    Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, ObjectFieldSelector, PodSecurityContext, PodSpec,
+    PodTemplateSpec, ResourceRequirements, SeccompProfile, SecretKeySelector, SecurityContext, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use protocol::{AGENT_PORT, env, paths};
+use protocol::{AGENT_PORT, PROBE_PORT, env, paths};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use crate::services::SERVES_LABEL;
-use crate::{Plan, probes};
+use api::names;
+use api::resolved::RootPassword;
 
-/// uid and gid of the server, as in MariaDB's images.
-const USER: i64 = 999;
+use crate::{Input, SERVES_LABEL, hash, metadata, probes, rbac, volumes};
 
-pub(crate) fn template(plan: &Plan<'_>, config_hash: &str) -> PodTemplateSpec {
-    let object = plan.object;
-    let parts = &object.pod;
-    let mut labels = parts.inherit.labels.clone().unwrap_or_default();
-    labels.extend(parts.metadata.labels.clone().unwrap_or_default());
-    labels.extend(names::labels(&object.name, &plan.root.name));
-    if !plan.apart {
-        labels.insert(SERVES_LABEL.to_owned(), "true".to_owned());
+/// Pod annotation: hash of all that a pod must be replaced for. A pod with another one is out of date. The image that the
+/// agent is copied from does not count: an upgrade of the operator restarts no database.
+pub const POD_HASH_ANNOTATION: &str = "k8s.mariadb.com/pod-hash";
+
+/// User and group `mysql` of the official image.
+const MYSQL: i64 = 999;
+/// Name of the server's container.
+const MARIADB: &str = "mariadb";
+/// Where the init container sees the volume (its image has a file where the server's container has the folder).
+const INSTALL_DIR: &str = "/install";
+
+pub(crate) fn template(input: &Input<'_>, restart_hash: &str) -> PodTemplateSpec {
+    let pod = &input.object.pod;
+    let (volumes, mounts) = volumes::volumes(input);
+    let mut init_containers = vec![installer(input)];
+    init_containers.extend(pod.init_containers.clone());
+    let mut containers = vec![server(input, mounts)];
+    containers.extend(pod.sidecars.clone());
+    let spec = PodSpec {
+        service_account_name: Some(rbac::account_name(input)),
+        automount_service_account_token: Some(true),
+        // Their variables would look like settings to the image's own scripts.
+        enable_service_links: Some(false),
+        security_context: Some(over(pod_security(), pod.pod_security_context.as_ref())),
+        termination_grace_period_seconds: Some(pod.termination_grace_seconds),
+        image_pull_secrets: some(&input.object.image_pull_secrets),
+        affinity: pod.affinity.clone(),
+        tolerations: some(&pod.tolerations),
+        node_selector: (!pod.node_selector.is_empty()).then(|| pod.node_selector.clone()),
+        topology_spread_constraints: some(&pod.topology_spread_constraints),
+        priority_class_name: pod.priority_class_name.clone(),
+        volumes: Some(volumes),
+        init_containers: Some(init_containers),
+        containers,
+        ..PodSpec::default()
+    };
+    let mut meta = metadata::pod(input);
+    if input.serves() {
+        meta.labels.get_or_insert_default().insert(SERVES_LABEL.to_owned(), "topology".to_owned());
     }
-    let mut annotations = parts.inherit.annotations.clone().unwrap_or_default();
-    annotations.extend(parts.metadata.annotations.clone().unwrap_or_default());
-    annotations.insert("kubectl.kubernetes.io/default-container".to_owned(), "mariadb".to_owned());
-    annotations.insert(names::CONFIG_HASH_ANNOTATION.to_owned(), config_hash.to_owned());
-    PodTemplateSpec {
-        metadata: Some(ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..ObjectMeta::default() }),
-        spec: Some(PodSpec {
-            service_account_name: Some(plan.service_account_name().to_owned()),
-            termination_grace_period_seconds: Some(parts.termination_grace_seconds),
-            security_context: Some(pod_security(parts.pod_security_context.clone())),
-            image_pull_secrets: some(object.image_pull_secrets.clone()),
-            affinity: parts.affinity.clone(),
-            tolerations: some(parts.tolerations.clone()),
-            node_selector: (!parts.node_selector.is_empty()).then(|| parts.node_selector.clone()),
-            topology_spread_constraints: some(parts.topology_spread_constraints.clone()),
-            priority_class_name: parts.priority_class_name.clone(),
-            // Services of the whole namespace would each add variables to the server's environment.
-            enable_service_links: Some(false),
-            init_containers: Some([vec![install(plan)], parts.init_containers.clone()].concat()),
-            containers: [vec![mariadb(plan)], parts.sidecars.clone()].concat(),
-            volumes: Some([volumes(plan), parts.volumes.clone()].concat()),
-            ..PodSpec::default()
-        }),
+    let mut counted = spec.clone();
+    if let Some(installer) = counted.init_containers.as_mut().and_then(|all| all.first_mut()) {
+        installer.image = None;
     }
+    let pod_hash = hash(&(&counted, &meta, restart_hash));
+    let annotations = meta.annotations.get_or_insert_default();
+    annotations.insert("kubectl.kubernetes.io/default-container".to_owned(), MARIADB.to_owned());
+    annotations.insert(names::CONFIG_HASH_ANNOTATION.to_owned(), restart_hash.to_owned());
+    annotations.insert(POD_HASH_ANNOTATION.to_owned(), pod_hash);
+    PodTemplateSpec { metadata: Some(meta), spec: Some(spec) }
 }
 
-fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
-    (!list.is_empty()).then_some(list)
+fn some<T: Clone>(list: &[T]) -> Option<Vec<T>> {
+    (!list.is_empty()).then(|| list.to_vec())
 }
 
-fn pod_security(user: Option<PodSecurityContext>) -> PodSecurityContext {
-    let user = user.unwrap_or_default();
+/// `given` field by field over `ours`.
+fn over<T: Serialize + DeserializeOwned + Clone>(ours: T, given: Option<&T>) -> T {
+    fn merge(ours: &mut Value, given: Value) {
+        match (ours, given) {
+            (Value::Object(ours), Value::Object(given)) => {
+                for (key, value) in given {
+                    merge(ours.entry(key).or_insert(Value::Null), value);
+                }
+            }
+            (ours, given) => *ours = given,
+        }
+    }
+    let Some(given) = given else { return ours };
+    let (Ok(mut merged), Ok(given)) = (serde_json::to_value(&ours), serde_json::to_value(given)) else { return ours };
+    merge(&mut merged, given);
+    serde_json::from_value(merged).unwrap_or(ours)
+}
+
+fn pod_security() -> PodSecurityContext {
     PodSecurityContext {
-        run_as_non_root: user.run_as_non_root.or(Some(true)),
-        run_as_user: user.run_as_user.or(Some(USER)),
-        run_as_group: user.run_as_group.or(Some(USER)),
-        fs_group: user.fs_group.or(Some(USER)),
-        fs_group_change_policy: user.fs_group_change_policy.or_else(|| Some("OnRootMismatch".into())),
-        seccomp_profile: user
-            .seccomp_profile
-            .or_else(|| Some(SeccompProfile { type_: "RuntimeDefault".into(), ..SeccompProfile::default() })),
-        ..user
+        run_as_user: Some(MYSQL),
+        run_as_group: Some(MYSQL),
+        fs_group: Some(MYSQL),
+        fs_group_change_policy: Some("OnRootMismatch".to_owned()),
+        run_as_non_root: Some(true),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
+        ..PodSecurityContext::default()
     }
 }
 
-fn container_security(user: Option<SecurityContext>) -> SecurityContext {
-    let user = user.unwrap_or_default();
+fn container_security() -> SecurityContext {
     SecurityContext {
-        allow_privilege_escalation: user.allow_privilege_escalation.or(Some(false)),
-        read_only_root_filesystem: user.read_only_root_filesystem.or(Some(true)),
-        capabilities: user.capabilities.or_else(|| Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None })),
-        ..user
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Capabilities::default() }),
+        ..SecurityContext::default()
     }
 }
 
-fn quantities(pairs: &[(&str, &str)]) -> BTreeMap<String, Quantity> {
-    pairs.iter().map(|(name, value)| ((*name).to_owned(), Quantity((*value).to_owned()))).collect()
-}
-
-/// Copies the agent into the pod: the user's image need not have it.
-fn install(plan: &Plan<'_>) -> Container {
+/// Copies the agent into the pod.
+fn installer(input: &Input<'_>) -> Container {
+    let quantities = |cpu: &str, memory: &str| -> BTreeMap<String, Quantity> {
+        [("cpu", cpu), ("memory", memory)].map(|(key, value)| (key.to_owned(), Quantity(value.to_owned()))).into()
+    };
+    let file = paths::BINARY.rsplit('/').next().unwrap_or_default();
     Container {
-        name: "agent".into(),
-        image: Some(plan.operator_image.clone()),
-        image_pull_policy: plan.operator_pull_policy.clone(),
-        command: Some(vec!["/mariadb-operator".into(), "install".into(), paths::BINARY.into()]),
+        name: volumes::BINARY.to_owned(),
+        image: Some(input.operator_image.to_owned()),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        command: Some(vec!["/mariadb-operator".to_owned(), "install".to_owned(), format!("{INSTALL_DIR}/{file}")]),
+        volume_mounts: Some(vec![VolumeMount {
+            name: volumes::BINARY.to_owned(),
+            mount_path: INSTALL_DIR.to_owned(),
+            ..VolumeMount::default()
+        }]),
         resources: Some(ResourceRequirements {
-            requests: Some(quantities(&[("cpu", "10m"), ("memory", "32Mi")])),
-            limits: Some(quantities(&[("cpu", "1"), ("memory", "128Mi")])),
+            requests: Some(quantities("10m", "32Mi")),
+            limits: Some(quantities("1", "256Mi")),
             ..ResourceRequirements::default()
         }),
-        security_context: Some(container_security(None)),
-        volume_mounts: Some(vec![mount("agent", paths::BINARY_DIR, false)]),
+        security_context: Some(container_security()),
         ..Container::default()
     }
 }
 
-fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
-    VolumeMount {
+fn field(name: &str, path: &str) -> EnvVar {
+    EnvVar {
         name: name.to_owned(),
-        mount_path: path.to_owned(),
-        read_only: read_only.then_some(true),
-        ..VolumeMount::default()
-    }
-}
-
-fn mariadb(plan: &Plan<'_>) -> Container {
-    let object = plan.object;
-    let port = |name: &str, number: u16| ContainerPort {
-        name: Some(name.to_owned()),
-        container_port: i32::from(number),
-        protocol: Some("TCP".into()),
-        ..ContainerPort::default()
-    };
-    let field = |name: &str, path: &str| EnvVar {
-        name: name.to_owned(),
+        value: None,
         value_from: Some(EnvVarSource {
             field_ref: Some(ObjectFieldSelector { field_path: path.to_owned(), ..ObjectFieldSelector::default() }),
             ..EnvVarSource::default()
         }),
-        ..EnvVar::default()
-    };
-    let mut variables = vec![
+    }
+}
+
+fn environment(input: &Input<'_>) -> Vec<EnvVar> {
+    let mut all = vec![
         field(env::POD_NAME, "metadata.name"),
         field(env::POD_NAMESPACE, "metadata.namespace"),
         field(env::POD_UID, "metadata.uid"),
     ];
-    if let RootPassword::Secret(secret) = &object.root_password {
-        variables.push(from_secret("MARIADB_ROOT_PASSWORD", secret));
-    }
-    variables.extend(object.pod.env.iter().cloned());
-    Container {
-        name: "mariadb".into(),
-        image: Some(object.image.clone()),
-        image_pull_policy: object.image_pull_policy.map(|policy| policy.as_str().to_owned()),
-        command: Some(vec![paths::BINARY.into(), "agent".into()]),
-        env: Some(variables),
-        env_from: some(object.pod.env_from.clone()),
-        ports: Some(vec![port("mysql", object.port), port("agent", AGENT_PORT)]),
-        resources: object.pod.resources.clone(),
-        security_context: Some(container_security(object.pod.security_context.clone())),
-        startup_probe: Some(probes::startup(object.probes.startup.as_ref())),
-        liveness_probe: Some(probes::liveness(object.probes.liveness.as_ref())),
-        readiness_probe: Some(probes::readiness(object.probes.readiness.as_ref())),
-        volume_mounts: Some([mounts(plan), object.pod.volume_mounts.clone()].concat()),
-        ..Container::default()
-    }
-}
-
-fn from_secret(name: &str, secret: &SecretKey) -> EnvVar {
-    EnvVar {
-        name: name.to_owned(),
-        value_from: Some(EnvVarSource {
-            secret_key_ref: Some(SecretKeySelector {
-                name: secret.name.clone(),
-                key: secret.key.clone(),
-                optional: None,
+    if let RootPassword::Secret(key) = &input.object.root_password {
+        all.push(EnvVar {
+            name: "MARIADB_ROOT_PASSWORD".to_owned(),
+            value: None,
+            value_from: Some(EnvVarSource {
+                secret_key_ref: Some(SecretKeySelector {
+                    name: key.name.clone(),
+                    key: key.key.clone(),
+                    ..SecretKeySelector::default()
+                }),
+                ..EnvVarSource::default()
             }),
-            ..EnvVarSource::default()
-        }),
-        ..EnvVar::default()
+        });
     }
-}
-
-fn mounts(plan: &Plan<'_>) -> Vec<VolumeMount> {
-    let mut mounts = vec![
-        mount(names::CLAIM, paths::VOLUME, false),
-        mount("agent", paths::BINARY_DIR, true),
-        mount("run", paths::RUN_DIR, false),
-        mount("tmp", "/tmp", false),
-        mount("config", paths::CONFIG_DIR, true),
-        mount("server-tls", paths::SERVER_TLS_DIR, true),
-        mount("agent-tls", paths::AGENT_TLS_DIR, true),
-    ];
-    for (name, path, _, _) in password_volumes(plan) {
-        mounts.push(mount(name, path, true));
-    }
-    mounts
-}
-
-type PasswordVolume<'a> = (&'static str, &'static str, &'static str, &'a SecretKey);
-
-/// Volume, folder, file and Secret of each password that the agent reads.
-fn password_volumes<'a>(plan: &'a Plan<'_>) -> Vec<PasswordVolume<'a>> {
-    let mut all = Vec::new();
-    if let RootPassword::Secret(secret) = &plan.object.root_password {
-        all.push(("root-password", paths::ROOT_SECRET_DIR, paths::ROOT_PASSWORD, secret));
-    }
-    if let Some(account) = plan.account {
-        all.push((
-            "replication-password",
-            paths::REPLICATION_SECRET_DIR,
-            paths::REPLICATION_PASSWORD,
-            &account.password,
-        ));
-    }
-    if let Some(user) = &plan.object.user {
-        all.push(("user-password", paths::USER_SECRET_DIR, paths::USER_PASSWORD, &user.password));
-    }
+    all.extend(input.object.pod.env.clone());
     all
 }
 
-fn volumes(plan: &Plan<'_>) -> Vec<Volume> {
-    let empty = |name: &str| Volume {
-        name: name.to_owned(),
-        empty_dir: Some(EmptyDirVolumeSource::default()),
-        ..Volume::default()
-    };
-    let secret = |name: &str, secret: String, items: Option<Vec<KeyToPath>>| Volume {
-        name: name.to_owned(),
-        secret: Some(SecretVolumeSource {
-            secret_name: Some(secret),
-            items,
-            // Readable for the pod's group only (fsGroup).
-            default_mode: Some(0o440),
-            ..SecretVolumeSource::default()
-        }),
-        ..Volume::default()
-    };
-    let mut volumes = vec![
-        empty("agent"),
-        empty("run"),
-        empty("tmp"),
-        Volume {
-            name: "config".into(),
-            config_map: Some(ConfigMapVolumeSource {
-                name: names::config(&plan.object.name),
-                ..ConfigMapVolumeSource::default()
-            }),
-            ..Volume::default()
-        },
-        secret("server-tls", names::server_tls(&plan.object.name), None),
-        secret("agent-tls", names::agent_tls(&plan.object.name), None),
-    ];
-    for (name, _, file, key) in password_volumes(plan) {
-        let item = KeyToPath { key: key.key.clone(), path: file.to_owned(), ..KeyToPath::default() };
-        volumes.push(secret(name, key.name.clone(), Some(vec![item])));
+fn port(name: &str, port: u16) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: i32::from(port),
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
     }
-    if plan.object.storage.ephemeral {
-        volumes.push(Volume {
-            name: names::CLAIM.into(),
-            empty_dir: Some(EmptyDirVolumeSource {
-                size_limit: Some(plan.object.storage.size.quantity()),
-                ..EmptyDirVolumeSource::default()
-            }),
-            ..Volume::default()
-        });
+}
+
+fn server(input: &Input<'_>, mounts: Vec<VolumeMount>) -> Container {
+    let object = input.object;
+    Container {
+        name: MARIADB.to_owned(),
+        image: Some(object.image.clone()),
+        image_pull_policy: object.image_pull_policy.map(|policy| policy.as_str().to_owned()),
+        command: Some(vec![paths::BINARY.to_owned(), "agent".to_owned()]),
+        env: Some(environment(input)),
+        env_from: some(&object.pod.env_from),
+        ports: Some(vec![port("mysql", object.port), port("agent", AGENT_PORT), port(probes::PORT, PROBE_PORT)]),
+        resources: object.pod.resources.clone(),
+        volume_mounts: Some(mounts),
+        startup_probe: Some(probes::startup(object.probes.startup.as_ref())),
+        liveness_probe: Some(probes::liveness(object.probes.liveness.as_ref())),
+        readiness_probe: Some(probes::readiness(object.probes.readiness.as_ref())),
+        security_context: Some(over(container_security(), object.pod.security_context.as_ref())),
+        ..Container::default()
     }
-    volumes
 }

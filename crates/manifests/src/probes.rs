@@ -1,90 +1,59 @@
-//! Probes of the container `mariadb`.
+//! Probes of the container `mariadb`: asked of the agent, unless the user brings own ones.
 
 use k8s_openapi::api::core::v1::{HTTPGetAction, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use protocol::PROBE_PORT;
 
-fn agent(path: &str) -> HTTPGetAction {
-    HTTPGetAction {
-        path: Some(path.to_owned()),
-        port: IntOrString::Int(i32::from(PROBE_PORT)),
-        ..HTTPGetAction::default()
-    }
-}
+/// Name of the container's port that answers probes.
+pub(crate) const PORT: &str = "probes";
 
-/// Ours, unless the user gave one of another kind than exec; an exec probe is run by the agent, with the user's numbers.
-fn probe(path: &str, defaults: &Probe, user: Option<&Probe>) -> Probe {
-    let Some(user) = user else { return Probe { http_get: Some(agent(path)), ..defaults.clone() } };
-    let own_kind = user.http_get.is_some() || user.tcp_socket.is_some() || user.grpc.is_some();
+fn ask(path: &str, period: i32, timeout: i32, failures: i32) -> Probe {
     Probe {
-        exec: None,
-        http_get: if own_kind { user.http_get.clone() } else { Some(agent(path)) },
-        // The agent bounds the command; the probe's own limit leaves it room to say so.
-        timeout_seconds: match (&user.exec, user.timeout_seconds) {
-            (Some(_), given) => Some(given.unwrap_or(1) + 1),
-            (None, given) => given.or(defaults.timeout_seconds),
-        },
-        initial_delay_seconds: user.initial_delay_seconds.or(defaults.initial_delay_seconds),
-        period_seconds: user.period_seconds.or(defaults.period_seconds),
-        failure_threshold: user.failure_threshold.or(defaults.failure_threshold),
-        success_threshold: user.success_threshold.or(defaults.success_threshold),
-        ..user.clone()
-    }
-}
-
-fn numbers(period: i32, failures: i32) -> Probe {
-    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String(PORT.to_owned()),
+            ..HTTPGetAction::default()
+        }),
         period_seconds: Some(period),
+        timeout_seconds: Some(timeout),
         failure_threshold: Some(failures),
-        timeout_seconds: Some(5),
         ..Probe::default()
     }
 }
 
-/// Waits for the agent, not for the server: crash recovery may take long.
-pub(crate) fn startup(user: Option<&Probe>) -> Probe {
-    let adjusted = user.map(|user| Probe { http_get: None, tcp_socket: None, grpc: None, exec: None, ..user.clone() });
-    probe("/startup", &numbers(1, 120), adjusted.as_ref())
+/// Numbers of the user's over ours; a handler of the user's too, but for commands: those the agent runs.
+fn adjusted(ours: Probe, given: Option<&Probe>) -> Probe {
+    let Some(given) = given.cloned() else { return ours };
+    let own_handler = given.http_get.is_some() || given.tcp_socket.is_some() || given.grpc.is_some();
+    Probe {
+        exec: None,
+        http_get: if own_handler { given.http_get } else { ours.http_get },
+        tcp_socket: given.tcp_socket,
+        grpc: given.grpc,
+        failure_threshold: given.failure_threshold.or(ours.failure_threshold),
+        initial_delay_seconds: given.initial_delay_seconds.or(ours.initial_delay_seconds),
+        period_seconds: given.period_seconds.or(ours.period_seconds),
+        success_threshold: given.success_threshold.or(ours.success_threshold),
+        termination_grace_period_seconds: given.termination_grace_period_seconds,
+        // A command's limit is the agent's to keep; the question needs a moment more than the command.
+        timeout_seconds: match (given.exec.is_some(), given.timeout_seconds) {
+            (true, seconds) => Some(seconds.unwrap_or(1).max(1) + 1),
+            (false, seconds) => seconds.or(ours.timeout_seconds),
+        },
+    }
 }
 
-pub(crate) fn liveness(user: Option<&Probe>) -> Probe {
-    probe("/live", &numbers(10, 6), user)
+/// Does the agent answer? (Crash recovery and cloning take as long as they take: the agent answers meanwhile.)
+pub(crate) fn startup(given: Option<&Probe>) -> Probe {
+    let numbers_only = given.map(|probe| Probe { http_get: None, tcp_socket: None, grpc: None, ..probe.clone() });
+    adjusted(ask("/startup", 1, 2, 60), numbers_only.as_ref())
 }
 
-pub(crate) fn readiness(user: Option<&Probe>) -> Probe {
-    probe("/ready", &numbers(1, 2), user)
+/// Does the server make progress?
+pub(crate) fn liveness(given: Option<&Probe>) -> Probe {
+    adjusted(ask("/live", 10, 5, 3), given)
 }
 
-#[cfg(test)]
-mod tests {
-    use k8s_openapi::api::core::v1::{ExecAction, TCPSocketAction};
-
-    use super::*;
-
-    #[test]
-    fn an_exec_probe_is_run_by_the_agent_with_its_own_numbers() {
-        let user = Probe {
-            exec: Some(ExecAction { command: Some(vec!["true".into()]) }),
-            period_seconds: Some(7),
-            timeout_seconds: Some(5),
-            ..Probe::default()
-        };
-        let made = readiness(Some(&user));
-        assert_eq!(made.http_get.unwrap().path.as_deref(), Some("/ready"));
-        assert_eq!((made.exec, made.period_seconds, made.timeout_seconds), (None, Some(7), Some(6)));
-    }
-
-    #[test]
-    fn a_probe_of_another_kind_replaces_ours() {
-        let tcp = TCPSocketAction { port: IntOrString::Int(3306), ..TCPSocketAction::default() };
-        let made = liveness(Some(&Probe { tcp_socket: Some(tcp.clone()), ..Probe::default() }));
-        assert_eq!((made.http_get, made.tcp_socket), (None, Some(tcp)));
-    }
-
-    #[test]
-    fn numbers_alone_adjust_ours() {
-        let made = liveness(Some(&Probe { period_seconds: Some(3), ..Probe::default() }));
-        assert_eq!((made.period_seconds, made.failure_threshold), (Some(3), Some(6)));
-        assert!(made.http_get.is_some());
-    }
+/// Does the member do its role?
+pub(crate) fn readiness(given: Option<&Probe>) -> Probe {
+    adjusted(ask("/ready", 1, 3, 3), given)
 }

@@ -35,7 +35,7 @@ pub(crate) fn role_binding(input: &Input<'_>) -> RoleBinding {
     RoleBinding {
         metadata: metadata::child(input, &input.object.name, &[]),
         role_ref: RoleRef {
-            api_group: "rbac.authorization.k8s.io".to_owned(),
+            api_group: Some("rbac.authorization.k8s.io".to_owned()),
             kind: "Role".to_owned(),
             name: input.object.name.clone(),
         },

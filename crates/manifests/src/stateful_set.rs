@@ -1,61 +1,41 @@
-//! The members of one object.
-
-use std::collections::BTreeMap;
+//! The members' StatefulSet: all pods at once, replaced by nobody but us.
 
 use api::names;
 use api::spec::Retention;
 use k8s_openapi::api::apps::v1::{
     StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
 };
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec, VolumeResourceRequirements};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use crate::{Plan, pod};
+use crate::{Input, metadata, pod, volumes};
 
-pub(crate) fn stateful_set(plan: &Plan<'_>, config_hash: &str) -> StatefulSet {
-    let object = plan.object;
+pub(crate) fn stateful_set(input: &Input<'_>, restart_hash: &str) -> StatefulSet {
+    let object = input.object;
     let keep = |retention: Option<Retention>| match retention.unwrap_or_default() {
-        Retention::Retain => "Retain".to_owned(),
-        Retention::Delete => "Delete".to_owned(),
+        Retention::Retain => Some("Retain".to_owned()),
+        Retention::Delete => Some("Delete".to_owned()),
     };
+    let retention = (!object.storage.ephemeral).then(|| StatefulSetPersistentVolumeClaimRetentionPolicy {
+        when_deleted: keep(object.storage.retention.when_deleted),
+        when_scaled: keep(object.storage.retention.when_scaled),
+    });
     StatefulSet {
-        metadata: plan.meta(&object.name),
+        metadata: metadata::child(input, &object.name, &[]),
         spec: StatefulSetSpec {
-            replicas: i32::try_from(object.replicas).ok(),
+            replicas: i32::try_from(input.pods).ok(),
             service_name: Some(names::internal_service(&object.name)),
-            // The order of everything is decided by the operator.
-            pod_management_policy: Some("Parallel".into()),
+            selector: LabelSelector { match_labels: Some(names::selector(&object.name)), ..LabelSelector::default() },
+            pod_management_policy: Some("Parallel".to_owned()),
             update_strategy: Some(StatefulSetUpdateStrategy {
-                type_: Some("OnDelete".into()),
+                type_: Some("OnDelete".to_owned()),
                 ..StatefulSetUpdateStrategy::default()
             }),
-            persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
-                when_deleted: Some(keep(object.storage.retention.when_deleted)),
-                when_scaled: Some(keep(object.storage.retention.when_scaled)),
-            }),
-            selector: LabelSelector { match_labels: Some(names::selector(&object.name)), ..LabelSelector::default() },
-            template: pod::template(plan, config_hash),
-            volume_claim_templates: (!object.storage.ephemeral).then(|| vec![claim(plan)]),
+            revision_history_limit: Some(2),
+            persistent_volume_claim_retention_policy: retention,
+            volume_claim_templates: volumes::claims(input),
+            template: pod::template(input, restart_hash),
             ..StatefulSetSpec::default()
         },
-        ..StatefulSet::default()
-    }
-}
-
-fn claim(plan: &Plan<'_>) -> PersistentVolumeClaim {
-    let storage = &plan.object.storage;
-    let mut spec = storage.template.clone().unwrap_or_default();
-    let requests = BTreeMap::from([("storage".to_owned(), storage.size.quantity())]);
-    spec.resources = Some(VolumeResourceRequirements { requests: Some(requests), limits: None });
-    spec.access_modes = spec.access_modes.or_else(|| Some(vec!["ReadWriteOnce".into()]));
-    spec.storage_class_name = storage.class.clone();
-    PersistentVolumeClaim {
-        metadata: ObjectMeta {
-            name: Some(names::CLAIM.to_owned()),
-            labels: Some(names::labels(&plan.object.name, &plan.root.name)),
-            ..ObjectMeta::default()
-        },
-        spec: Some(PersistentVolumeClaimSpec { ..spec }),
-        ..PersistentVolumeClaim::default()
+        status: None,
     }
 }
