@@ -150,7 +150,7 @@ impl Memory {
                     self.trouble_since = None;
                 }
                 if now.since(since) >= SETTLED {
-                    self.tries.clear();
+                    self.forget_tries(now);
                 }
             }
             Some(_) => {
@@ -164,10 +164,19 @@ impl Memory {
                 if !open {
                     self.well_since = None;
                 } else if now.since(since) >= SETTLED {
-                    self.tries.clear();
+                    self.forget_tries(now);
                 }
             }
         }
+    }
+
+    /// Forgets what was tried long ago. What failed counts for longer: a primary is well while the accounts on it
+    /// cannot be made.
+    fn forget_tries(&mut self, now: Time) {
+        self.tries.retain(|_, tries| {
+            let keep = if tries.error.is_some() { SETTLED * 10 } else { SETTLED };
+            now.since(tries.last) < keep
+        });
     }
 
     /// A command goes out.
@@ -205,6 +214,11 @@ impl Memory {
     pub fn failing(&self) -> Option<(Kind, &str)> {
         let (kind, tries) = self.tries.iter().max_by_key(|(_, tries)| tries.last)?;
         tries.error.as_deref().map(|error| (*kind, error))
+    }
+
+    /// Did the last attempt of this kind fail?
+    pub fn failed(&self, kind: Kind) -> bool {
+        self.tries.get(&kind).is_some_and(|tries| tries.error.is_some())
     }
 
     /// How often this was tried since it last worked for good.

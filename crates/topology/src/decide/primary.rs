@@ -119,8 +119,8 @@ pub(super) fn accounts(pass: &mut Pass<'_>) -> Flow {
         return Flow::Next;
     }
     let ensure = ensure_accounts(pass);
-    let fresh = Pass::attempts(primary, Kind::Accounts) == 0;
-    if missing && (fresh || !refused) {
+    let failed = primary.seen.is_some_and(|seen| seen.memory.failed(Kind::Accounts));
+    if missing && !refused && !failed {
         pass.order(primary, ensure);
     } else {
         pass.order_patiently(primary, ensure);

@@ -83,7 +83,7 @@ fn member_report(pass: &Pass<'_>, refusals: &[Refusal], member: Member<'_>) -> M
     let replication = member.replication();
     let primary = pass.primary();
     let lag = if pass.is_holder(member) { None } else { member.lag(primary) };
-    let (standing, text) = with_failure(member, standing(pass, refusals, member, lag));
+    let (standing, text) = with_failure(pass, member, standing(pass, refusals, member, lag));
     let role = match pass.next.holder.as_ref().map(|holder| &holder.member) {
         None => Role::Unknown,
         Some(holder) if holder == member.name() => Role::Primary,
@@ -111,8 +111,9 @@ fn member_report(pass: &Pass<'_>, refusals: &[Refusal], member: Member<'_>) -> M
 }
 
 /// What is under way and failed the last time says so; after three times it is broken.
-fn with_failure(member: Member<'_>, (standing, text): (Standing, String)) -> (Standing, String) {
-    let memory = member.seen.map(|seen| &seen.memory).filter(|_| standing == Standing::Underway);
+fn with_failure(pass: &Pass<'_>, member: Member<'_>, (standing, text): (Standing, String)) -> (Standing, String) {
+    let tells = standing == Standing::Underway || standing == Standing::Well && pass.is_holder(member);
+    let memory = member.seen.map(|seen| &seen.memory).filter(|_| tells);
     let Some((kind, error)) = memory.and_then(Memory::failing) else { return (standing, text) };
     let standing = if Pass::attempts(member, kind) < 3 { standing } else { Standing::Broken };
     (standing, format!("{text}; {} failed: {error}", kind.describe()))

@@ -289,3 +289,17 @@ fn orders_that_fail_are_told() {
     world.member("db-1").refuses = None;
     assert!(world.settle().report.health.ok);
 }
+
+#[test]
+fn accounts_that_cannot_be_made_are_tried_with_patience() {
+    let mut world = running(2);
+    world.intent = intent(3);
+    world.create_missing();
+    world.member("db-0").refuses = Some("no password is mounted".to_owned());
+    let decision = world.run_for(60);
+    let tries = log(&mut world).matches("accounts").count();
+    assert!((3..9).contains(&tries), "{tries}");
+    assert!(decision.report.health.message.contains("no password is mounted"), "{:?}", decision.report.health);
+    world.member("db-0").refuses = None;
+    assert!(world.settle().report.health.ok);
+}
