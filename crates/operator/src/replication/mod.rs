@@ -16,6 +16,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod tls;
+pub mod watches;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -163,7 +163,7 @@ async fn one_object_comes_up_and_then_nothing_is_written() {
     assert_eq!((status.current_primary.as_deref(), status.current_primary_pod_index), (Some("db-0"), Some(0)));
     let members = status.replication.expect("replication").members;
     assert_eq!(members.iter().filter_map(|m| m.role.as_deref()).collect::<Vec<_>>(), ["primary", "replica", "replica"]);
-    cluster.until("labels", |c| c.api.pod("db-2").metadata.labels.is_some_and(|l| l.get("role").is_some())).await;
+    cluster.until("labels", |c| c.api.pod("db-2").metadata.labels.is_some_and(|l| l.contains_key("role"))).await;
     let labels = |pod: &str| cluster.api.pod(pod).metadata.labels.expect("labels");
     assert_eq!(
         (labels("db-0")["role"].as_str(), labels("db-1")["k8s.mariadb.com/role"].as_str()),
