@@ -51,6 +51,11 @@ impl Paths {
         self.dir.join("lock")
     }
 
+    /// Exists while the sandbox is ready.
+    pub fn ready(&self) -> PathBuf {
+        self.dir.join("ready")
+    }
+
     /// What a detached sandbox prints.
     pub fn log(&self) -> PathBuf {
         self.dir.join("sandbox.log")

@@ -140,7 +140,7 @@ impl Bundle<'_> {
                 "capabilities": {
                     "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
                 },
-                "rlimits": [{ "type": "RLIMIT_NOFILE", "soft": 65536, "hard": 524_288 }],
+                "rlimits": [open_files()],
                 "noNewPrivileges": no_new_privileges,
             },
             "root": { "path": self.rootfs, "readonly": read_only },
@@ -218,6 +218,13 @@ impl Bundle<'_> {
         }
         Value::Array(mounts)
     }
+}
+
+/// What container managers give, but not more than this process may give.
+fn open_files() -> Value {
+    let own = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let hard = own.min(524_288);
+    json!({ "type": "RLIMIT_NOFILE", "soft": hard.min(65536), "hard": hard })
 }
 
 /// Text of a pod's `/etc/hosts`.

@@ -1,3 +1,5 @@
 //! Tests of the sandbox's parts against this machine's kernel. They need root and the sandbox's tools.
 
+mod fake;
+mod node;
 mod pods;

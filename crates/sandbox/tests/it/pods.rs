@@ -25,15 +25,15 @@ pub(crate) fn able(test: &str) -> bool {
     }
 }
 
-struct Machine {
-    paths: Paths,
-    network: Arc<Network>,
+pub(crate) struct Machine {
+    pub(crate) paths: Paths,
+    pub(crate) network: Arc<Network>,
     runtime: Runtime,
     image: Vec<PathBuf>,
 }
 
 impl Machine {
-    async fn new(name: &str) -> Self {
+    pub(crate) async fn new(name: &str) -> Self {
         let dir = std::env::temp_dir().join(format!("sandbox-it-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("folder");
         let paths = Paths::new(&dir).expect("paths");
@@ -128,7 +128,13 @@ async fn services_balance_over_pods() {
     }
     let addresses = machine.network.addresses();
     let service = Ipv4Addr::from(u32::from(addresses.api()) + 100);
-    let port = ServicePort { address: service, transport: Transport::Tcp, port: 8080, sticky: false, endpoints: endpoints.clone() };
+    let port = ServicePort {
+        address: service,
+        transport: Transport::Tcp,
+        port: 8080,
+        sticky: false,
+        endpoints: endpoints.clone(),
+    };
     machine.network.apply_rules(rules(addresses, &[port])).await.expect("rules");
     let ask = move || {
         let mut stream = std::net::TcpStream::connect_timeout(&(service, 8080).into(), Duration::from_secs(2))?;

@@ -1,0 +1,102 @@
+//! What a cluster's controllers do: pods for workloads, nodes for pods, volumes for claims, endpoints for services.
+//!
+//! Each controller is a sweep over caches: it looks at everything of its kind and mends what differs. A sweep follows every
+//! change; one that finds nothing to do writes nothing. So there is no queue, and a crash anywhere is another sweep.
+
+mod caches;
+mod deployment;
+mod disruption;
+mod endpoints;
+mod job;
+mod lifecycle;
+mod pods;
+mod scheduler;
+mod stateful_set;
+mod volumes;
+
+use std::time::Duration;
+
+use kube::Client;
+use tokio::task::JoinSet;
+
+use crate::events::Recorder;
+use caches::Caches;
+
+/// Changes come in bursts: so long is waited for the rest of one.
+const BURST: Duration = Duration::from_millis(2);
+/// Without changes a sweep is made so often, for what depends on time.
+const IDLE: Duration = Duration::from_secs(5);
+/// After a failed write.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Runs all controllers for ever.
+pub async fn run(client: Client) {
+    let caches = Caches::start(&client);
+    caches.ready().await;
+    let recorder = Recorder::start(client.clone());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(sweep_forever(caches.clone(), scheduler::Scheduler::new(client.clone(), recorder.clone())));
+    tasks.spawn(sweep_forever(caches.clone(), stateful_set::StatefulSets::new(client.clone(), recorder.clone())));
+    tasks.spawn(sweep_forever(caches.clone(), volumes::Volumes::new(client.clone(), recorder.clone())));
+    tasks.spawn(sweep_forever(caches.clone(), endpoints::Endpoints::new(client.clone())));
+    tasks.spawn(sweep_forever(caches.clone(), deployment::Deployments::new(client.clone(), recorder.clone())));
+    tasks.spawn(sweep_forever(caches.clone(), job::Jobs::new(client.clone(), recorder.clone())));
+    tasks.spawn(sweep_forever(caches.clone(), disruption::Budgets::new(client.clone())));
+    tasks.spawn(sweep_forever(caches, lifecycle::Nodes::new(client, recorder)));
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a controller ended");
+        }
+    }
+}
+
+/// A controller.
+trait Sweep: Send + 'static {
+    /// For logs.
+    const NAME: &'static str;
+
+    /// Looks at everything; `Err`: look again soon.
+    fn sweep(&mut self, caches: &Caches) -> impl Future<Output = Result<(), kube::Error>> + Send;
+}
+
+async fn sweep_forever<S: Sweep>(caches: Caches, mut controller: S) {
+    let mut changed = caches.changed();
+    loop {
+        changed.mark_unchanged();
+        let wait = match controller.sweep(&caches).await {
+            Ok(()) => IDLE,
+            Err(error) if is_conflict(&error) => RETRY / 10,
+            Err(error) => {
+                tracing::warn!(controller = S::NAME, %error, "a sweep failed");
+                RETRY
+            }
+        };
+        if wait == IDLE {
+            let _ = tokio::time::timeout(IDLE, changed.changed()).await;
+            tokio::time::sleep(BURST).await;
+        } else {
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+fn status_code(error: &kube::Error) -> Option<u16> {
+    match error {
+        kube::Error::Api(status) => Some(status.code),
+        _ => None,
+    }
+}
+
+/// Somebody else wrote first, or it is there already, or gone already: the caches will tell.
+fn is_conflict(error: &kube::Error) -> bool {
+    matches!(status_code(error), Some(404 | 409))
+}
+
+/// Done, or done by somebody else meanwhile.
+fn tolerate<T>(result: Result<T, kube::Error>) -> Result<Option<T>, kube::Error> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if is_conflict(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,168 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::Api;
+use kube::api::{DeleteParams, PostParams};
+use sandbox::events::Recorder;
+use sandbox::images::ImageStore;
+use sandbox::node::runtime::Runtime;
+use sandbox::node::{NodeContext, Pods};
+use sandbox::pace::Pace;
+use serde_json::{Value, json};
+
+use crate::fake::Fake;
+use crate::pods::{Machine, able};
+
+struct Node {
+    fake: Fake,
+    pods: Pods,
+    follow: tokio::task::JoinHandle<()>,
+    api: Api<Pod>,
+    machine: Machine,
+}
+
+impl Node {
+    async fn new(name: &str) -> Self {
+        let machine = Machine::new(name).await;
+        let fake = Fake::new();
+        let client = fake.client();
+        let context = Arc::new(NodeContext {
+            client: client.clone(),
+            paths: machine.paths.clone(),
+            network: Arc::clone(&machine.network),
+            images: ImageStore::new(machine.paths.images()),
+            runtime: Arc::new(Runtime::new(&machine.paths.run()).expect("runtime")),
+            events: Recorder::start(client.clone()),
+            pace: Pace::QUICK,
+        });
+        let pods = Pods::new(context, HashMap::from([("node-1".to_owned(), machine.network.addresses().node(0))]));
+        let follow = tokio::spawn({
+            let pods = pods.clone();
+            async move { pods.follow().await }
+        });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        Self { fake, pods, follow, api: Api::namespaced(client, "default"), machine }
+    }
+
+    async fn create(&self, name: &str, spec: Value) -> Instant {
+        let mut spec = spec;
+        spec["nodeName"] = json!("node-1");
+        spec["containers"][0]["image"] = json!("debian:13");
+        let pod = json!({ "metadata": { "name": name }, "spec": spec });
+        self.api.create(&PostParams::default(), &serde_json::from_value(pod).expect("a pod")).await.expect("create");
+        Instant::now()
+    }
+
+    /// Waits until the pod's status is as wanted.
+    async fn until(&self, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let pod = self.api.get_opt(name).await.expect("get");
+            let pod = serde_json::to_value(pod).expect("json");
+            if wanted(&pod) {
+                return pod;
+            }
+            assert!(Instant::now() < deadline, "{name}: {what}\n{pod:#}\nevents: {:#?}", self.messages());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn messages(&self) -> Vec<String> {
+        let text =
+            |e: &Value| format!("{} {}", e["reason"].as_str().unwrap_or(""), e["message"].as_str().unwrap_or(""));
+        self.fake.all("/events/").iter().map(text).collect()
+    }
+
+    async fn finish(self) {
+        self.pods.shut_down(Duration::from_secs(1)).await;
+        self.follow.abort();
+        drop(self.machine);
+    }
+}
+
+fn state<'a>(pod: &'a Value, field: &str) -> &'a Value {
+    &pod["status"]["containerStatuses"][0]["state"][field]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_run_and_end() {
+    if !able("pods_run_and_end") {
+        return;
+    }
+    let node = Node::new("pods").await;
+    let began = node
+        .create("web", json!({
+            "terminationGracePeriodSeconds": 5,
+            "initContainers": [{ "name": "init", "image": "debian:13", "command": ["sh", "-c", "echo hello > /data/file"], "volumeMounts": [{ "name": "data", "mountPath": "/data" }] }],
+            "containers": [{
+                "name": "main", "command": ["sh", "-c", "trap 'exit 7' TERM; cat /data/file /etc/hostname; while :; do sleep 0.05; done"],
+                "volumeMounts": [{ "name": "data", "mountPath": "/data" }],
+                "readinessProbe": { "exec": { "command": ["cat", "/data/file"] }, "periodSeconds": 1 },
+                "resources": { "limits": { "memory": "64Mi" } },
+            }],
+            "volumes": [{ "name": "data", "emptyDir": {} }],
+        }))
+        .await;
+    let pod = node
+        .until("web", "ready", |p| {
+            p["status"]["conditions"]
+                .as_array()
+                .is_some_and(|c| c.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
+        })
+        .await;
+    println!("ready after {:?}", began.elapsed());
+    assert_eq!(pod["status"]["phase"], "Running");
+    assert_eq!(pod["status"]["qosClass"], "Burstable");
+    assert_eq!(pod["status"]["initContainerStatuses"][0]["state"]["terminated"]["reason"], "Completed");
+    let log = node.machine.paths.pods().join(pod["metadata"]["uid"].as_str().expect("uid")).join("logs/main/0.log");
+    let text = std::fs::read_to_string(log).expect("log");
+    assert!(text.contains(" stdout F hello\n") && text.contains(" stdout F web\n"), "{text}");
+
+    let began = Instant::now();
+    node.api.delete("web", &DeleteParams::default()).await.expect("delete");
+    node.until("web", "gone", Value::is_null).await;
+    println!("gone after {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(3));
+    node.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_are_told() {
+    if !able("failures_are_told") {
+        return;
+    }
+    let node = Node::new("fail").await;
+    node.create("crash", json!({ "containers": [{ "name": "main", "command": ["sh", "-c", "echo oh; exit 4"], "terminationMessagePolicy": "FallbackToLogsOnError" }] })).await;
+    node.create(
+        "once",
+        json!({ "restartPolicy": "Never", "containers": [{ "name": "main", "command": ["sh", "-c", "exit 5"] }] }),
+    )
+    .await;
+    node.create("secret", json!({ "containers": [{ "name": "main", "command": ["sleep", "60"], "env": [{ "name": "A", "valueFrom": { "secretKeyRef": { "name": "s", "key": "k" } } }] }] })).await;
+    node.create("oom", json!({ "restartPolicy": "Never", "containers": [{ "name": "main", "command": ["sh", "-c", "tail /dev/zero"], "resources": { "limits": { "memory": "16Mi" } } }] })).await;
+    node.create("root", json!({ "containers": [{ "name": "main", "command": ["sleep", "60"], "securityContext": { "runAsNonRoot": true } }] })).await;
+    node.create("nobinary", json!({ "containers": [{ "name": "main", "command": ["/does/not/exist"] }] })).await;
+
+    let pod = node.until("crash", "back-off", |p| state(p, "waiting")["reason"] == "CrashLoopBackOff").await;
+    assert_eq!(pod["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 4);
+    assert_eq!(pod["status"]["containerStatuses"][0]["lastState"]["terminated"]["message"], "oh\n");
+    assert_eq!(pod["status"]["phase"], "Running");
+    let pod = node.until("once", "failed", |p| p["status"]["phase"] == "Failed").await;
+    assert_eq!(state(&pod, "terminated")["exitCode"], 5);
+    let pod = node.until("oom", "killed", |p| p["status"]["phase"] == "Failed").await;
+    assert_eq!(state(&pod, "terminated")["reason"], "OOMKilled");
+    let pod = node.until("root", "refused", |p| state(p, "waiting")["reason"] == "CreateContainerConfigError").await;
+    assert_eq!(state(&pod, "waiting")["message"], "container has runAsNonRoot and image will run as root");
+    node.until("nobinary", "start error", |p| p.to_string().contains("StartError")).await;
+
+    let pod = node.until("secret", "waits", |p| state(p, "waiting")["reason"] == "CreateContainerConfigError").await;
+    assert_eq!(state(&pod, "waiting")["message"], "secret \"s\" not found");
+    let secrets: Api<Secret> = Api::namespaced(node.fake.client(), "default");
+    let secret =
+        serde_json::from_value(json!({ "metadata": { "name": "s" }, "data": { "k": "eA==" } })).expect("secret");
+    secrets.create(&PostParams::default(), &secret).await.expect("create");
+    node.until("secret", "runs", |p| !state(p, "running").is_null()).await;
+    node.finish().await;
+}
