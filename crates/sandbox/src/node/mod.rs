@@ -2,6 +2,7 @@
 
 pub mod bundle;
 pub(crate) mod container;
+pub mod disk;
 pub mod env;
 pub(crate) mod health;
 pub mod logs;
@@ -97,6 +98,7 @@ impl Pods {
             self.follow_pods(),
             self.follow_sources::<Secret>(|pod, name| refers(pod, name, true)),
             self.follow_sources::<ConfigMap>(|pod, name| refers(pod, name, false)),
+            disk::follow(self.context.client.clone(), self.context.paths.volumes()),
         );
     }
 

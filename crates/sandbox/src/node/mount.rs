@@ -44,3 +44,10 @@ pub fn unmount_below(folder: &Path) {
         unmount(&point);
     }
 }
+
+/// Whether something is mounted there.
+pub(crate) fn is_mount(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let device = |p: &Path| std::fs::metadata(p).map(|m| m.dev()).ok();
+    path.parent().is_some_and(|parent| device(path) != device(parent))
+}

@@ -13,7 +13,7 @@ use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
 
 use super::env::{NodeFacts, field, resource_field};
-use super::mount;
+use super::{disk, mount};
 use crate::quantity;
 
 /// A volume that cannot be had (yet); becomes an event `FailedMount`, and the pod waits.
@@ -46,6 +46,9 @@ pub enum VolumeError {
     /// A file could not be written.
     #[error("MountVolume.SetUp failed for volume \"{0}\" : {1}")]
     Io(String, std::io::Error),
+    /// The volume's size cannot be enforced.
+    #[error("MountVolume.SetUp failed for volume \"{0}\" : {1}")]
+    Disk(String, #[source] disk::DiskError),
     /// The API did not answer.
     #[error("MountVolume.SetUp failed for volume \"{0}\" : {1}")]
     Api(String, #[source] Box<kube::Error>),
@@ -95,7 +98,7 @@ pub async fn prepare(context: &VolumeContext<'_>, volume: &Volume) -> Result<Pat
             fs::create_dir_all(&target).map_err(io)?;
             fs::set_permissions(&target, fs::Permissions::from_mode(0o777)).map_err(io)?;
         }
-        if memory && !is_mount(&target) {
+        if memory && !mount::is_mount(&target) {
             let size = empty.size_limit.as_ref().and_then(|q| quantity::units(&q.0)).map(|b| b as u64);
             mount::tmpfs(&target, size, 0o777).map_err(io)?;
         }
@@ -325,15 +328,8 @@ async fn persistent(context: &VolumeContext<'_>, volume: &Volume, claim: &str) -
     let bound = object.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
     let name = object.spec.and_then(|s| s.volume_name).filter(|n| bound && !n.is_empty());
     let name = name.ok_or_else(|| VolumeError::Unbound(claim.to_owned()))?;
-    let path = context.persistent.join(&name);
-    fs::create_dir_all(&path).map_err(|e| VolumeError::Io(volume.name.clone(), e))?;
-    Ok(path)
-}
-
-fn is_mount(path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let device = |p: &Path| fs::metadata(p).map(|m| m.dev()).ok();
-    path.parent().is_some_and(|parent| device(path) != device(parent))
+    let failed = |e| VolumeError::Disk(volume.name.clone(), e);
+    disk::folder(context.client, context.persistent, &name).await.map_err(failed)
 }
 
 /// Makes a folder and what is in it the group's, as `fsGroup` asks.
