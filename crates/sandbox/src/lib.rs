@@ -3,6 +3,7 @@
 mod api;
 pub mod cgroup;
 pub mod command;
+pub mod controllers;
 pub mod dns;
 pub mod events;
 pub mod host;

@@ -55,10 +55,10 @@ impl StatefulSets {
                 owner_references: Some(vec![controlled_by(set)]),
                 ..ObjectMeta::default()
             },
-            data: Some(k8s_openapi::apimachinery::pkg::runtime::RawExtension(
+            data: k8s_openapi::apimachinery::pkg::runtime::RawExtension(
                 json!({ "spec": { "template": set.spec.template } }),
-            )),
-            revision: number,
+            ),
+            revision: Some(number),
         };
         tolerate(api.create(&PostParams::default(), &revision).await)?;
         self.revisions.insert(uid, (name.clone(), number));
