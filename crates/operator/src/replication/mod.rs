@@ -16,7 +16,6 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod tls;
-pub mod watches;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

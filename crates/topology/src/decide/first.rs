@@ -20,17 +20,26 @@ pub(super) fn hands_off(pass: &mut Pass<'_>) -> Flow {
     Flow::Next
 }
 
-/// Two servers with one id throw each other's connections out, and their events cannot be told apart.
+/// Two servers with one id throw each other's connections out, and their events cannot be told apart: one of them is
+/// left in peace, the others are not touched. What agents say counts.
 pub(super) fn duplicate_server_ids(pass: &mut Pass<'_>) -> Flow {
-    let mut by_id: BTreeMap<u32, Vec<MemberName>> = BTreeMap::new();
+    let mut by_id: BTreeMap<u32, Vec<Member<'_>>> = BTreeMap::new();
     for member in pass.members() {
-        by_id.entry(member.intent.server_id).or_default().push(member.name().clone());
+        if let Some(state) = member.state() {
+            by_id.entry(state.server_id).or_default().push(member);
+        }
     }
-    let duplicates: Vec<_> = by_id.into_iter().filter(|(_, members)| members.len() > 1).collect();
-    for (server_id, members) in &duplicates {
-        pass.refuse(Refusal::DuplicateServerId { server_id: *server_id, members: members.clone() });
+    for (server_id, members) in by_id.into_iter().filter(|(_, members)| members.len() > 1) {
+        let stays = members
+            .iter()
+            .find(|member| pass.is_holder(**member))
+            .or_else(|| members.iter().find(|member| *member.name() == pass.intent.wanted_primary))
+            .map_or(members[0].name(), |member| member.name());
+        pass.excluded.extend(members.iter().map(|member| member.name().clone()).filter(|name| name != stays));
+        let members = members.iter().map(|member| member.name().clone()).collect();
+        pass.refuse(Refusal::DuplicateServerId { server_id, members });
     }
-    if duplicates.is_empty() { Flow::Next } else { Flow::Stop }
+    Flow::Next
 }
 
 /// The record is missing, or older than what agents have on disk (a backup put back, a deleted Lease): it is lifted

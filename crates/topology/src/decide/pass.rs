@@ -30,6 +30,8 @@ pub(super) struct Pass<'a> {
     pub(super) next: Record,
     pub(super) operation: Option<String>,
     pub(super) hands_off: bool,
+    /// Members that get no orders.
+    pub(super) excluded: Vec<MemberName>,
     orders: Vec<Order>,
     refusals: Vec<Refusal>,
     events: Vec<Event>,
@@ -49,6 +51,7 @@ impl<'a> Pass<'a> {
             next: record.clone(),
             operation: None,
             hands_off: false,
+            excluded: Vec::new(),
             orders: Vec::new(),
             refusals: Vec::new(),
             events: Vec::new(),
@@ -90,7 +93,10 @@ impl<'a> Pass<'a> {
 
     /// It can take an order, and has none yet in this pass.
     pub(super) fn can_order(&self, member: Member<'_>) -> bool {
-        member.free() && !member.intent.hands_off && !self.orders.iter().any(|order| order.member == *member.name())
+        member.free()
+            && !member.intent.hands_off
+            && !self.excluded.contains(member.name())
+            && !self.orders.iter().any(|order| order.member == *member.name())
     }
 
     /// Gives an order.

@@ -144,9 +144,9 @@ fn hands_off() {
 #[test]
 fn equal_server_ids_are_refused() {
     let mut world = World::new(intent(2));
-    world.intent.members[1].server_id = 1;
+    world.member("db-1").state.server_id = 1;
     assert_eq!(reasons(&world.settle()), ["DuplicateServerId"]);
-    assert_eq!(log(&mut world), "");
+    assert_eq!(log(&mut world), "db-0 initialise\ndb-0 open\ndb-0 accounts repl_1 repl_2");
 }
 
 #[test]
