@@ -113,7 +113,7 @@ async fn handle(State(fake): State<Fake>, request: Request) -> Response {
         Method::POST => {
             let mut object = value();
             let name = object["metadata"]["name"].as_str().unwrap().to_owned();
-            object["metadata"]["namespace"] = json!(segments.get(4));
+            object["metadata"]["namespace"] = json!(segments.iter().skip_while(|s| **s != "namespaces").nth(1));
             object["metadata"]["uid"] = json!(uuid::Uuid::new_v4().to_string());
             axum::Json(fake.store(format!("{path}/{name}"), object, "ADDED")).into_response()
         }

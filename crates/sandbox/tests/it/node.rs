@@ -166,3 +166,58 @@ async fn failures_are_told() {
     node.until("secret", "runs", |p| !state(p, "running").is_null()).await;
     node.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_resolve_and_services_follow_endpoints() {
+    if !able("names_resolve_and_services_follow_endpoints") {
+        return;
+    }
+    let node = Node::new("dns").await;
+    let table = sandbox::network::table::ServiceTable::default();
+    let (network, client) = (Arc::clone(&node.machine.network), node.fake.client());
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn({
+        let (table, client) = (table.clone(), client.clone());
+        async move { table.follow(client).await }
+    });
+    tasks.spawn({
+        let table = table.clone();
+        async move { sandbox::dns::serve(&network, table).await.expect("DNS") }
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let services: Api<k8s_openapi::api::core::v1::Service> = Api::namespaced(client.clone(), "default");
+    let slices: Api<k8s_openapi::api::discovery::v1::EndpointSlice> = Api::namespaced(client.clone(), "default");
+    for (name, address) in [("db", "10.1.2.3"), ("db-internal", "None")] {
+        let service = json!({ "metadata": { "name": name }, "spec": { "clusterIP": address, "ports": [{ "name": "sql", "port": 3306 }] } });
+        services.create(&PostParams::default(), &serde_json::from_value(service).expect("service")).await.expect("create");
+        let slice = json!({
+            "metadata": { "name": name, "labels": { "kubernetes.io/service-name": name } }, "addressType": "IPv4",
+            "endpoints": [{ "addresses": ["10.1.0.7"], "hostname": "db-0", "conditions": { "ready": true } }, { "addresses": ["10.1.0.8"], "hostname": "db-1", "conditions": { "ready": false } }],
+            "ports": [{ "name": "sql", "port": 3306, "protocol": "TCP" }],
+        });
+        slices.create(&PostParams::default(), &serde_json::from_value(slice).expect("slice")).await.expect("create");
+    }
+    let script = "for n in db db.default db-internal.default.svc db-0.db-internal.default.svc.cluster.local db-1.db-internal nothing; do \
+                  echo $n $(getent ahostsv4 $n | awk '{print $1}' | sort -u); done; hostname; getent hosts $(hostname) | awk '{print $2}'";
+    node.create("asks", json!({ "restartPolicy": "Never", "hostname": "asker", "subdomain": "db-internal", "containers": [{ "name": "main", "command": ["bash", "-c", script] }] })).await;
+    let pod = node.until("asks", "ended", |p| p["status"]["phase"] == "Succeeded").await;
+    let log = node.machine.paths.pods().join(pod["metadata"]["uid"].as_str().expect("uid")).join("logs/main/0.log");
+    let text = std::fs::read_to_string(log).expect("log");
+    let lines: Vec<&str> = text.lines().filter_map(|l| l.splitn(4, ' ').nth(3)).collect();
+    assert_eq!(
+        lines,
+        [
+            "db 10.1.2.3",
+            "db.default 10.1.2.3",
+            "db-internal.default.svc 10.1.0.7",
+            "db-0.db-internal.default.svc.cluster.local 10.1.0.7",
+            "db-1.db-internal",
+            "nothing",
+            "asker",
+            "asker.db-internal.default.svc.cluster.local",
+        ]
+    );
+    assert_eq!(table.read(|c| c.service_ports()).iter().map(|p| p.endpoints.len()).collect::<Vec<_>>(), [1]);
+    tasks.shutdown().await;
+    node.finish().await;
+}
