@@ -5,17 +5,17 @@ use std::fmt;
 
 /// One object, as far as forming topologies goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Link {
-    pub(super) name: String,
+pub(crate) struct Link {
+    pub(crate) name: String,
     /// The object that its members replicate from.
-    pub(super) primary: Option<String>,
+    pub(crate) primary: Option<String>,
     /// It replicates at all.
-    pub(super) replicates: bool,
+    pub(crate) replicates: bool,
 }
 
 /// Why an object belongs to no topology.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Orphan {
+pub(crate) enum Orphan {
     /// It waits for an object that does not exist.
     Missing { primary: String },
     /// Following the names leads back to it.
@@ -25,7 +25,7 @@ pub(super) enum Orphan {
 }
 
 impl Orphan {
-    pub(super) fn reason(&self) -> &'static str {
+    pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Missing { .. } => "PrimaryNotFound",
             Self::Circle { .. } => "PrimaryCircle",
@@ -53,13 +53,13 @@ impl fmt::Display for Orphan {
 
 /// The topologies of one namespace: root -> all its objects (the root too), and those that belong to none.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Families {
-    pub(super) roots: BTreeMap<String, BTreeSet<String>>,
-    pub(super) orphans: BTreeMap<String, Orphan>,
+pub(crate) struct Families {
+    pub(crate) roots: BTreeMap<String, BTreeSet<String>>,
+    pub(crate) orphans: BTreeMap<String, Orphan>,
 }
 
 /// Forms topologies.
-pub(super) fn form(objects: &[Link]) -> Families {
+pub(crate) fn form(objects: &[Link]) -> Families {
     let by_name: BTreeMap<&str, &Link> = objects.iter().map(|object| (object.name.as_str(), object)).collect();
     let mut families = Families::default();
     for object in objects {

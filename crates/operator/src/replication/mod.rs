@@ -7,7 +7,7 @@
 mod clerk;
 mod clock;
 mod facts;
-mod family;
+pub(crate) mod family;
 mod intent;
 mod lease;
 mod links;
@@ -138,7 +138,7 @@ fn by_namespace(store: &Store<MariaDB>) -> BTreeMap<String, Vec<Arc<MariaDB>>> {
     namespaces
 }
 
-fn families(objects: &[Arc<MariaDB>]) -> Families {
+pub(crate) fn families(objects: &[Arc<MariaDB>]) -> Families {
     let links: Vec<family::Link> = objects
         .iter()
         .map(|object| family::Link {

@@ -1,0 +1,200 @@
+//! All reads: the topology's root and family, ConfigMaps, passwords, certificates, server ids.
+
+use api::resolved::{Resolved, RootPassword, SecretKey};
+use api::{MariaDB, names};
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{Api, Resource as _, ResourceExt as _};
+
+use super::{Trouble, call, certificates, numbers, secrets};
+use crate::Context;
+use crate::replication::family;
+
+/// What was read.
+pub(super) struct Dereferenced {
+    /// The object, with what it takes from its root.
+    pub(super) object: Resolved,
+    pub(super) root: Resolved,
+    /// Names of the topology's objects.
+    pub(super) family: Vec<String>,
+    /// The topology has one member.
+    pub(super) single_member: bool,
+    pub(super) user_cnf: String,
+    pub(super) replication_password: Option<SecretKey>,
+    pub(super) server_id_base: u32,
+}
+
+/// Reads what can be read without asking the API server for passwords.
+pub(super) async fn dereference(
+    context: &Context,
+    given: &MariaDB,
+    mut object: Resolved,
+) -> Result<Dereferenced, Trouble> {
+    let (root, family, members) = topology(context, &object)?;
+    let split = root.name != object.name;
+    if split {
+        // Root's account is the primary's own: members that were cloned from it have its password.
+        if given.spec.root_password_secret_key_ref.is_none() && !given.spec.root_empty_password.unwrap_or(false) {
+            object.root_password = root.root_password.clone();
+        }
+        if let (Some(own), Some(theirs)) = (&mut object.replication, &root.replication)
+            && !own.account.given
+        {
+            own.account = theirs.account.clone();
+        }
+    }
+    let replication_password = object.replication.as_ref().map(|replication| replication.account.password.clone());
+    let user_cnf = user_cnf(context, &object).await?;
+    let server_id_base = numbers::first_server_id(context, &object, &root.name, &family).await?;
+    Ok(Dereferenced {
+        object,
+        root,
+        family,
+        single_member: members <= 1,
+        user_cnf,
+        replication_password,
+        server_id_base,
+    })
+}
+
+/// The root, the names of all objects, and the number of all members.
+fn topology(context: &Context, object: &Resolved) -> Result<(Resolved, Vec<String>, u32), Trouble> {
+    let near: Vec<_> = context
+        .caches
+        .objects
+        .state()
+        .into_iter()
+        .filter(|other| other.namespace().as_deref() == Some(&object.namespace))
+        .filter(|other| other.metadata.deletion_timestamp.is_none())
+        .collect();
+    let mut families = crate::replication::families(&near);
+    if let Some(orphan) = families.orphans.remove(&object.name) {
+        return Err(Trouble::Waiting { reason: family::Orphan::reason(&orphan), message: orphan.to_string() });
+    }
+    let found = families.roots.into_iter().find(|(_, members)| members.contains(&object.name));
+    let Some((root, members)) = found else {
+        return Err(Trouble::Waiting {
+            reason: "TopologyNotKnown",
+            message: "the object is not in the cache yet".to_owned(),
+        });
+    };
+    let of = |name: &str| near.iter().find(|other| other.name_any() == name);
+    let resolved = match of(&root) {
+        _ if root == object.name => object.clone(),
+        Some(root) => api::resolve(root).map_err(|mistakes| Trouble::Waiting {
+            reason: "PrimaryInvalid",
+            message: format!(
+                "the MariaDB {} has mistakes of its own: {}",
+                root.name_any(),
+                mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+            ),
+        })?,
+        None => object.clone(),
+    };
+    let count = members.iter().filter_map(|name| of(name)).map(|other| other.spec.replicas.unwrap_or(1).max(0) as u32);
+    Ok((resolved, members.iter().cloned().collect(), count.sum()))
+}
+
+/// The user's `my.cnf`: the spec's first, so that lines are the user's lines.
+async fn user_cnf(context: &Context, object: &Resolved) -> Result<String, Trouble> {
+    let mut text = object.my_cnf.clone().unwrap_or_default();
+    let Some(reference) = &object.my_cnf_from else { return Ok(text) };
+    let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), &object.namespace);
+    let found = call(|| format!("read ConfigMap {}", reference.name), api.get_opt(&reference.name)).await?;
+    let Some(found) = found else {
+        return Err(Trouble::Waiting {
+            reason: "ConfigMapNotFound",
+            message: format!(
+                "the ConfigMap {} (spec.myCnfConfigMapKeyRef) does not exist; waiting for it",
+                reference.name
+            ),
+        });
+    };
+    let Some(more) = found.data.and_then(|mut data| data.remove(&reference.key)) else {
+        return Err(Trouble::Waiting {
+            reason: "ConfigMapKeyNotFound",
+            message: format!(
+                "the ConfigMap {} has no key {} (spec.myCnfConfigMapKeyRef); waiting for it",
+                reference.name, reference.key
+            ),
+        });
+    };
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text.push_str(&more);
+    Ok(text)
+}
+
+/// Sees to it that all Secrets exist that the members mount. Everything that is missing is named at once.
+pub(super) async fn ensure_secrets(
+    context: &Context,
+    given: &MariaDB,
+    known: &Dereferenced,
+    certificate_names: &[String],
+) -> Result<(), Trouble> {
+    let Dereferenced { object, root, replication_password, .. } = known;
+    let namespace = &object.namespace;
+    let is_root = root.name == object.name;
+    let meta = ObjectMeta {
+        namespace: Some(namespace.clone()),
+        labels: Some(names::labels(&object.name, &root.name)),
+        owner_references: given.controller_owner_ref(&()).map(|owner| vec![owner]),
+        ..ObjectMeta::default()
+    };
+    // A split object's default is its root's: that one makes it.
+    let not_made_here = |key: &SecretKey, roots: Option<&SecretKey>| SecretKey {
+        generate: key.generate && (is_root || Some(key) != roots),
+        ..key.clone()
+    };
+    let mut missing = Vec::new();
+    if let RootPassword::Secret(key) = &object.root_password {
+        let roots = match &root.root_password {
+            RootPassword::Secret(key) => Some(key),
+            RootPassword::Empty => None,
+        };
+        let key = not_made_here(key, roots);
+        missing.push(secrets::ensure(context, namespace, &key, "root's password", &meta).await);
+    }
+    if let Some(key) = replication_password {
+        let key = not_made_here(key, root.replication.as_ref().map(|replication| &replication.account.password));
+        missing.push(secrets::ensure(context, namespace, &key, "the replication accounts' password", &meta).await);
+    }
+    if let Some(user) = &object.user {
+        let what = format!("the password of {}", user.name);
+        missing.push(secrets::ensure(context, namespace, &user.password, &what, &meta).await);
+    }
+    let ca = certificates::ca(context, namespace, &root.name, is_root.then_some(&meta)).await;
+    match ca {
+        Err(trouble) => missing.push(Err(trouble)),
+        Ok(ca) => {
+            let mut leaves = vec![(names::agent_tls(&object.name), protocol::AGENT_COMMON_NAME)];
+            if object.tls {
+                leaves.push((names::server_tls(&object.name), object.name.as_str()));
+            }
+            for (secret, common_name) in leaves {
+                let leaf = certificates::Leaf { secret, common_name, names: certificate_names };
+                missing.push(certificates::ensure(context, namespace, &ca, &leaf, &meta).await);
+            }
+        }
+    }
+    all(missing)
+}
+
+/// The first failure; of what is merely waited for, everything at once.
+fn all(results: Vec<Result<(), Trouble>>) -> Result<(), Trouble> {
+    let mut waiting: Option<(&'static str, Vec<String>)> = None;
+    for result in results {
+        match result {
+            Ok(()) => {}
+            Err(Trouble::Waiting { reason, message }) => {
+                waiting.get_or_insert((reason, Vec::new())).1.push(message);
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    match waiting {
+        None => Ok(()),
+        Some((reason, messages)) => Err(Trouble::Waiting { reason, message: messages.join("; ") }),
+    }
+}
