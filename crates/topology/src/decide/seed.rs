@@ -13,6 +13,9 @@ use crate::memory::Kind;
 /// A primary that has written less than this is so small that several copies at once cost nothing.
 const SMALL: u64 = 10_000;
 
+/// So many copies an agent gives at once.
+const AT_ONCE: usize = 3;
+
 /// A donor that is further behind than this, in seconds, would only pass its lag on.
 const DONOR_LAG: u64 = 10;
 
@@ -68,7 +71,7 @@ fn donor<'a>(pass: &mut Pass<'a>, target: Member<'_>) -> Option<Member<'a>> {
     }
     let written: u64 = primary.server().map_or(u64::MAX, |s| s.gtid_binlog_pos.0.values().map(|g| g.sequence).sum());
     if written < SMALL {
-        return Some(primary);
+        return (copies_from(pass, primary) < AT_ONCE).then_some(primary);
     }
     (copies_from(pass, primary) == 0 && !donor_underway(pass)).then_some(primary)
 }
