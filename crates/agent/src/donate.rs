@@ -51,8 +51,7 @@ pub(crate) fn donate(shared: &Arc<Shared>) -> Result<Frames, String> {
     let place = Place;
     let mut command = program(&shared.places, "mariadb-backup");
     command
-        .arg(format!("--defaults-file={}", shared.places.my_cnf().display()))
-        .arg(format!("--defaults-extra-file={}", login::client_file(&shared.places).display()))
+        .arg(format!("--defaults-file={}", login::backup_file(&shared.places).display()))
         .args(["--backup", "--stream=mbstream", "--skip-ssl", "--ftwrl-wait-timeout=30"])
         .arg(format!("--user={}", login::USER))
         .arg(format!("--socket={}", shared.places.socket().display()))
@@ -60,8 +59,6 @@ pub(crate) fn donate(shared: &Arc<Shared>) -> Result<Frames, String> {
         .arg(format!("--target-dir={}", shared.places.run.join("backup").display()))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    // Two files with options cannot both be given: the password goes over an environment that only this child sees.
-    command.env("MYSQL_PWD", login::secret());
     let (sender, frames) = mpsc::channel(WAITING);
     let start = Start {
         estimated_bytes: data_size(&shared.places.data()),

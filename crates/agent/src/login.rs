@@ -26,6 +26,11 @@ pub(crate) fn client_file(places: &Places) -> PathBuf {
     places.run.join("agent-client.cnf")
 }
 
+/// Options for `mariadb-backup`, which must know the server's, too.
+pub(crate) fn backup_file(places: &Places) -> PathBuf {
+    places.run.join("agent-backup.cnf")
+}
+
 /// Draws a new password and writes the files that bring it to server and clients.
 pub(crate) fn prepare(places: &Places) -> std::io::Result<String> {
     let secret: String = (0..32).map(|_| char::from(rand::rng().sample(rand::distr::Alphanumeric))).collect();
@@ -38,10 +43,10 @@ pub(crate) fn prepare(places: &Places) -> std::io::Result<String> {
     );
     std::fs::create_dir_all(&places.run)?;
     write_private(&init_file(places), &sql)?;
-    write_private(
-        &client_file(places),
-        &format!("[client]\nuser={USER}\npassword={secret}\n[mariadb-backup]\nuser={USER}\npassword={secret}\n"),
-    )?;
+    let login = format!("user={USER}\npassword={secret}\n");
+    write_private(&client_file(places), &format!("[client]\n{login}"))?;
+    let server = places.my_cnf();
+    write_private(&backup_file(places), &format!("!include {}\n[mariadb-backup]\n{login}", server.display()))?;
     SECRET.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone_from(&secret);
     Ok(secret)
 }

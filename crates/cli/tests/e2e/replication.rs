@@ -52,7 +52,7 @@ fn rows(cluster: &Cluster, namespace: &str, pod: &str) -> Result<u64, Failure> {
 pub fn write_rows(cluster: &Cluster, namespace: &str, primary: &str, count: u64) -> Result<(), Failure> {
     let sql = format!(
         "CREATE DATABASE IF NOT EXISTS t; CREATE TABLE IF NOT EXISTS t.t (id BIGINT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(40)); \
-         INSERT INTO t.t (v) SELECT UUID() FROM seq_1_to_{count}"
+         INSERT INTO t.t (v) SELECT UUID() FROM t.seq_1_to_{count}"
     );
     cluster.sql(namespace, primary, &sql).map(drop)
 }

@@ -41,7 +41,7 @@ fn sandbox_killed_and_started_again(cluster: &Cluster, namespace: &str) -> Resul
     cluster.apply(namespace, &replicated("db", 2))?;
     cluster.await_healthy(namespace, "db", 2 * MINUTE)?;
     write_rows(cluster, namespace, "db-0", 10)?;
-    let pid = std::fs::read_to_string(dir.join("pid")).map_err(|e| format!("{}/pid: {e}", dir.display()))?;
+    let pid = std::fs::read_to_string(dir.join("lock")).map_err(|e| format!("{}/lock: {e}", dir.display()))?;
     let pid: i32 = pid.trim().parse().map_err(|e| format!("pid: {e}"))?;
     let pid = rustix::process::Pid::from_raw(pid).ok_or("pid 0")?;
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).map_err(|e| format!("kill: {e}"))?;

@@ -1,0 +1,4 @@
+//! Temporary.
+fn main() -> std::process::ExitCode {
+    agent::main()
+}

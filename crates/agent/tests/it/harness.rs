@@ -1,0 +1,378 @@
+//! Members as isolated processes: network, mount and process namespaces of their own, a bridge between them.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use protocol::config::AgentConfig;
+use protocol::{AgentClient, CONTROLLER_COMMON_NAME, Identity, paths};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use topology::action::{Action, Endpoint};
+use topology::member::{MemberState, Phase};
+use topology::{Command as Order, DataId, Stamp};
+
+/// Set in the environment of a process that is to be an agent.
+pub const AS_AGENT: &str = "AGENT_TEST_AS_AGENT";
+const ROOTFS: &str = "/var/cache/mariadb-operator-sandbox/rootfs/debian13";
+
+/// Says on the real standard error that something is left out.
+pub fn skipped(what: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {what}");
+}
+
+/// What this machine lacks.
+pub fn lacking() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("needs root".into());
+    }
+    if !Path::new(&format!("{ROOTFS}.ok")).exists() {
+        return Some(format!("no root file system in {ROOTFS} (kubectl-mariadb sandbox images pull mariadb:11.8)"));
+    }
+    None
+}
+
+fn run(command: &str) {
+    let output = Command::new("sh").args(["-ec", command]).output().unwrap();
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A network with a CA, for the members of one scenario.
+pub struct Lab {
+    name: String,
+    dir: PathBuf,
+    runtime: tokio::runtime::Runtime,
+    ca: CertifiedIssuer<'static, KeyPair>,
+    members: Vec<Option<Child>>,
+    stamp: Stamp,
+}
+
+/// What differs between members' configurations.
+#[derive(Clone, Default)]
+pub struct Settings {
+    pub my_cnf: String,
+}
+
+impl Lab {
+    pub fn new(name: &str) -> Self {
+        let short = format!("at{}{}", std::process::id() % 100_000, &name[..3.min(name.len())]);
+        let dir = std::env::temp_dir().join(format!("agent-{name}-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        run(&format!(
+            "ip netns add {short}; ip -n {short} link set lo up; ip -n {short} link add br0 type bridge; \
+             ip -n {short} addr add 10.77.0.1/24 dev br0; ip -n {short} link set br0 up"
+        ));
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "test CA");
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        // This thread's sockets are in the lab's network from here on.
+        let namespace = fs::File::open(format!("/run/netns/{short}")).unwrap();
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        Self { name: short, dir, runtime, ca, members: Vec::new(), stamp: Stamp { epoch: 1, revision: 0 } }
+    }
+
+    fn identity(&self, common_name: &str, names: Vec<String>) -> Identity {
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.ca).unwrap();
+        Identity {
+            ca: self.ca.pem().into_bytes(),
+            certificate: certificate.pem().into_bytes(),
+            key: key.serialize_pem().into_bytes(),
+        }
+    }
+
+    pub fn root(&self, n: usize) -> PathBuf {
+        self.dir.join(format!("db-{n}"))
+    }
+
+    /// A member's volume.
+    pub fn volume(&self, n: usize) -> PathBuf {
+        self.root(n).join("volume")
+    }
+
+    fn host(n: usize) -> String {
+        format!("db-{n}.test.svc")
+    }
+
+    pub fn agent_of(n: usize) -> Endpoint {
+        Endpoint { host: Self::host(n), port: protocol::AGENT_PORT }
+    }
+
+    pub fn server_of(n: usize) -> Endpoint {
+        Endpoint { host: Self::host(n), port: 3306 }
+    }
+
+    /// Makes a member's files, without starting it.
+    pub fn prepare(&self, n: usize, settings: &Settings) {
+        let member = self.root(n);
+        let upper = member.join("upper");
+        let inside = |path: &str| upper.join(path.trim_start_matches('/'));
+        let write = |path: PathBuf, text: &[u8]| {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        for path in ["work", "root", "volume"] {
+            fs::create_dir_all(member.join(path)).unwrap();
+        }
+        for path in [paths::VOLUME, paths::RUN_DIR, "/tmp"] {
+            fs::create_dir_all(inside(path)).unwrap();
+        }
+        let config = AgentConfig {
+            topology: "db".into(),
+            topology_uid: "uid-1".into(),
+            lease: "db-topology".into(),
+            server_id_base: 1,
+            port: 3306,
+            replication: true,
+            single_member: false,
+            database: Some("app".into()),
+            username: None,
+            root_empty_password: false,
+            time_zone_tables: false,
+            tls: true,
+            max_lag_seconds: 30,
+            probes: protocol::config::UserProbes::default(),
+        };
+        let folder = inside(paths::CONFIG_DIR);
+        write(folder.join(paths::AGENT_JSON), &serde_json::to_vec(&config).unwrap());
+        let small = "[mariadbd]\ninnodb-buffer-pool-size=16M\ninnodb-log-file-size=16M\nlog-bin=mariadb-bin\nrelay-log=relay-bin\n\
+                     gtid-strict-mode=ON\nskip-name-resolve=ON\nslave-net-timeout=5\n";
+        write(folder.join(paths::CNF_PARTS[0]), small.as_bytes());
+        write(folder.join(paths::CNF_PARTS[1]), settings.my_cnf.as_bytes());
+        write(folder.join(paths::CNF_PARTS[3]), b"[mariadbd]\nbinlog-format=ROW\nlog-slave-updates=ON\n");
+        write(inside(paths::ROOT_SECRET_DIR).join(paths::ROOT_PASSWORD), b"root'pw\\");
+        write(inside(paths::REPLICATION_SECRET_DIR).join(paths::REPLICATION_PASSWORD), b"repl-pw\n");
+        let names = || vec![Self::host(n), "localhost".to_owned()];
+        for (folder, identity) in [
+            (paths::AGENT_TLS_DIR, self.identity(protocol::AGENT_COMMON_NAME, names())),
+            (paths::SERVER_TLS_DIR, self.identity("server", names())),
+        ] {
+            let folder = inside(folder);
+            write(folder.join("ca.crt"), &identity.ca);
+            write(folder.join("tls.crt"), &identity.certificate);
+            write(folder.join("tls.key"), &identity.key);
+        }
+        let hosts: String = (0..4).map(|n| format!("10.77.0.{} {}\n", 10 + n, Self::host(n))).collect();
+        write(inside("/etc/hosts"), format!("127.0.0.1 localhost\n{hosts}").as_bytes());
+        fs::copy(std::env::current_exe().unwrap(), upper.join("agent-under-test")).unwrap();
+        fs::set_permissions(upper.join("agent-under-test"), fs::Permissions::from_mode(0o755)).unwrap();
+        run(&format!(
+            "chown -R 999:999 {0}/../volume {0}/run/mysqld {0}/tmp {0}/etc/mariadb-operator",
+            upper.display()
+        ));
+        let ns = format!("{}m{n}", self.name);
+        run(&format!(
+            "ip netns add {ns}; ip link add {ns}a type veth peer name {ns}b; ip link set {ns}a netns {}; ip link set {ns}b netns {ns}; \
+             ip -n {0} link set {ns}a master br0 up; ip -n {ns} addr add 10.77.0.{1}/24 dev {ns}b; ip -n {ns} link set {ns}b up; \
+             ip -n {ns} link set lo up",
+            self.name,
+            10 + n
+        ));
+    }
+
+    /// Starts the agent of a prepared member.
+    pub fn start(&mut self, n: usize) {
+        let member = self.root(n);
+        let script = format!(
+            "mount --make-rprivate /; mount -t overlay overlay -o lowerdir={ROOTFS},upperdir={0}/upper,workdir={0}/work {0}/root; \
+             mount --bind {0}/volume {0}/root/var/lib/mysql; mount --bind /dev {0}/root/dev; mount -t proc proc {0}/root/proc; \
+             exec chroot --userspec=999:999 {0}/root /agent-under-test",
+            member.display()
+        );
+        let log = fs::OpenOptions::new().create(true).append(true).open(member.join("log")).unwrap();
+        let child = Command::new("ip")
+            .args([
+                "netns",
+                "exec",
+                &format!("{}m{n}", self.name),
+                "unshare",
+                "--mount",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "sh",
+                "-ec",
+                &script,
+            ])
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env(AS_AGENT, "1")
+            .env("POD_NAME", format!("db-{n}"))
+            .env("POD_NAMESPACE", "test")
+            .env("POD_UID", format!("pod-{n}"))
+            .env("MARIADB_ROOT_PASSWORD", "root'pw\\")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        if self.members.len() <= n {
+            self.members.resize_with(n + 1, || None);
+        }
+        self.members[n] = Some(child);
+        self.eventually(n, Duration::from_secs(10), |_| true);
+    }
+
+    /// Ends a member at once: everything in its process namespace dies.
+    pub fn kill(&mut self, n: usize) {
+        // A change of user clears the parent-death signal, so the namespace's process 1 is killed itself.
+        let first = self.process(n, "agent-under-tes");
+        if let Some(mut child) = self.members.get_mut(n).and_then(Option::take) {
+            if let Some(pid) = first {
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    pub fn client(&self, n: usize, common_name: &str) -> AgentClient {
+        let tls = self.identity(common_name, vec!["client".into()]).client().unwrap();
+        let address: SocketAddr = format!("10.77.0.{}:{}", 10 + n, protocol::AGENT_PORT).parse().unwrap();
+        AgentClient::new(address, &Self::host(n), Arc::new(tls)).unwrap()
+    }
+
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    pub fn state(&self, n: usize) -> Result<MemberState, protocol::ClientError> {
+        let client = self.client(n, CONTROLLER_COMMON_NAME);
+        self.block_on(client.state())
+    }
+
+    /// Waits until the state is as wanted.
+    pub fn eventually(&self, n: usize, limit: Duration, wanted: impl Fn(&MemberState) -> bool) -> MemberState {
+        let end = Instant::now() + limit;
+        loop {
+            let state = self.state(n);
+            match &state {
+                Ok(state) if wanted(state) => return state.clone(),
+                _ if Instant::now() > end => panic!("db-{n}: not within {limit:?}: {state:#?}\n{}", self.log(n)),
+                _ => std::thread::sleep(Duration::from_millis(50)),
+            }
+        }
+    }
+
+    pub fn running(&self, n: usize) -> MemberState {
+        self.eventually(n, Duration::from_secs(60), |state| {
+            assert!(
+                !matches!(state.phase, Phase::Failed { .. } | Phase::ConfigRefused { .. }),
+                "{state:#?}\n{}",
+                self.log(n)
+            );
+            state.phase == Phase::Running && state.server.is_some()
+        })
+    }
+
+    fn log(&self, n: usize) -> String {
+        fs::read_to_string(self.root(n).join("log")).unwrap_or_default()
+    }
+
+    /// Tells a member, under the next revision.
+    pub fn tell(&mut self, n: usize, action: Action) -> Result<protocol::Outcome, protocol::ClientError> {
+        self.stamp.revision += 1;
+        let stamp = self.stamp;
+        self.tell_as(n, stamp, action)
+    }
+
+    pub fn tell_as(&self, n: usize, stamp: Stamp, action: Action) -> Result<protocol::Outcome, protocol::ClientError> {
+        let client = self.client(n, CONTROLLER_COMMON_NAME);
+        let end = Instant::now() + Duration::from_secs(20);
+        loop {
+            match self.block_on(client.command(&Order { stamp, action: action.clone() })) {
+                Err(protocol::ClientError::Refused(protocol::Refusal::Busy { .. })) if Instant::now() < end => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// A new primary on member `n`.
+    pub fn primary(&mut self, n: usize) {
+        self.prepare(n, &Settings::default());
+        self.start(n);
+        self.tell(n, Action::Initialise { data_id: DataId(format!("data-{n}")) }).unwrap();
+        self.running(n);
+        self.tell(n, Action::OpenForWrites).unwrap();
+        let users = (1..5).map(|id| format!("repl_{id}")).collect();
+        self.tell(n, Action::EnsureReplicationAccounts { users, login_only: "repl".into() }).unwrap();
+    }
+
+    /// A member that is copied from `donor` and follows `primary`.
+    pub fn replica(&mut self, n: usize, donor: usize, primary: usize) {
+        self.prepare(n, &Settings::default());
+        self.start(n);
+        self.tell(
+            n,
+            Action::Clone { donor: Self::agent_of(donor), data_id: DataId(format!("data-{n}")), replaces: None },
+        )
+        .unwrap();
+        self.running(n);
+        self.tell(n, self.follow(n, primary)).unwrap();
+    }
+
+    pub fn follow(&self, n: usize, primary: usize) -> Action {
+        Action::Follow {
+            source: topology::action::Source {
+                endpoint: Self::server_of(primary),
+                user: format!("repl_{}", n + 1),
+                tls: true,
+                connect_retry: 1,
+                heartbeat_ms: 1000,
+                delay: 0,
+            },
+        }
+    }
+
+    /// SQL as a user types it in the container, with root's password; rows as text.
+    pub fn sql(&self, n: usize, sql: &str) -> String {
+        let root = self.root(n).join("root");
+        let pid = self.process(n, "mariadbd").expect("a server");
+        let output = Command::new("nsenter")
+            .args(["--target", &pid.to_string(), "--mount", "--net", "--pid", "--root", "--wd", "--"])
+            .args(["mariadb", "-u", "root", "-proot'pw\\", "-N", "-B", "-e", sql])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}: {sql}: {}", root.display(), String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// pid, on this machine, of a member's process of that name.
+    pub fn process(&self, n: usize, name: &str) -> Option<i32> {
+        let root = self.root(n).join("root");
+        for entry in fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+            let comm = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            let mine = fs::read_link(entry.path().join("root")).is_ok_and(|path| path == root);
+            if mine && comm.trim() == name {
+                return Some(pid);
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for n in 0..self.members.len() {
+            self.kill(n);
+        }
+        let names: Vec<_> =
+            (0..self.members.len()).map(|n| format!("{}m{n}", self.name)).chain([self.name.clone()]).collect();
+        for name in names {
+            let _ = Command::new("ip").args(["netns", "del", &name]).output();
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}

@@ -1,0 +1,23 @@
+//! Agents against real MariaDB servers: each as process 1 of its own namespaces, in a root file system of Debian's packages.
+
+mod harness;
+mod scenarios;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if std::env::var_os(harness::AS_AGENT).is_some() {
+        return agent::main();
+    }
+    let mut arguments = libtest_mimic::Arguments::from_args();
+    // Servers are large; two cores carry two scenarios.
+    arguments.test_threads = arguments.test_threads.or(Some(2));
+    let trials = match harness::lacking() {
+        Some(why) => {
+            harness::skipped(&format!("agents against real servers: {why}"));
+            Vec::new()
+        }
+        None => scenarios::trials(),
+    };
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
