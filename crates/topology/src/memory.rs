@@ -16,6 +16,9 @@ const SETTLED: Duration = Duration::from_secs(60);
 /// trouble, not many.
 const RECOVERED: Duration = Duration::from_secs(10);
 
+/// An agent that was busy is asked again after so long.
+const BUSY: Duration = Duration::from_millis(100);
+
 /// What is remembered of a member.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
@@ -29,6 +32,8 @@ pub struct Memory {
     pub well_since: Option<Time>,
     /// Its positions have not moved since.
     pub still_since: Time,
+    /// It was busy with something: nothing is asked of it before this.
+    pub not_before: Time,
     /// What was tried, by kind.
     pub tries: BTreeMap<Kind, Tries>,
     /// The source it was last told to follow.
@@ -221,6 +226,19 @@ impl Memory {
         self.tries.get(&kind).is_some_and(|tries| tries.error.is_some())
     }
 
+    /// It could not take the command yet: as if nothing had been tried, and a moment's pause.
+    pub fn busy(&mut self, command: &Command, now: Time) {
+        self.in_flight = false;
+        self.not_before = now.after(BUSY);
+        let kind = Kind::of(&command.action);
+        if let Some(tries) = self.tries.get_mut(&kind) {
+            tries.count = tries.count.saturating_sub(1);
+            if tries.count == 0 {
+                self.tries.remove(&kind);
+            }
+        }
+    }
+
     /// How often this was tried since it last worked for good.
     pub fn count(&self, kind: Kind) -> u32 {
         self.tries.get(&kind).map_or(0, |tries| tries.count)
@@ -274,6 +292,16 @@ mod tests {
         }
         assert_eq!(waits, [1, 2, 5, 10, 30, 60, 60, 60]);
         assert_eq!(memory.wait_for(Kind::StartReplication, at(150)).as_secs(), 10);
+    }
+
+    #[test]
+    fn being_busy_is_no_failure() {
+        let mut memory = Memory::default();
+        let command = Command { stamp: Stamp::default(), action: Action::StartReplication };
+        memory.begin(&command, at(1));
+        memory.busy(&command, at(1));
+        assert_eq!((memory.count(Kind::StartReplication), memory.in_flight), (0, false));
+        assert_eq!(memory.not_before, Time(1100));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use protocol::{AgentClient, ClientError};
+use protocol::{AgentClient, ClientError, Refusal};
 use rustls::ClientConfig;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -181,16 +181,27 @@ impl Listener {
     }
 }
 
+/// What came of a command.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// Done, or under way.
+    Accepted,
+    /// The agent does something else.
+    Busy(String),
+    /// It was not carried out.
+    Failed(String),
+}
+
 /// Sends a command and looks at the member once more: the report that comes back has what the command did.
-pub(super) async fn tell(
-    address: Address,
-    tls: Arc<ClientConfig>,
-    command: Command,
-) -> (Result<(), String>, Option<MemberState>) {
+pub(super) async fn tell(address: Address, tls: Arc<ClientConfig>, command: Command) -> (Answer, Option<MemberState>) {
     let client = match address.client(&tls) {
         Ok(client) => client,
-        Err(error) => return (Err(error.to_string()), None),
+        Err(error) => return (Answer::Failed(error.to_string()), None),
     };
-    let result = client.command(&command).await.map(|_outcome| ()).map_err(|error| error.to_string());
+    let result = match client.command(&command).await {
+        Ok(_outcome) => Answer::Accepted,
+        Err(ClientError::Refused(Refusal::Busy { doing })) => Answer::Busy(doing),
+        Err(error) => Answer::Failed(error.to_string()),
+    };
     (result, client.state().await.ok())
 }

@@ -25,7 +25,7 @@ use super::clerk::{Briefing, Clerk};
 use super::clock::Clock;
 use super::intent::Object;
 use super::lease::{self, Kept, LeaseError};
-use super::links::{self, Address, Links};
+use super::links::{self, Address, Answer, Links};
 use super::{Inputs, facts, families, tls};
 
 /// The CA is looked for again so soon while there is none.
@@ -45,7 +45,7 @@ const LONGEST: Duration = Duration::from_secs(30);
 struct Outcome {
     member: MemberName,
     command: Command,
-    result: Result<(), String>,
+    result: Answer,
     state: Option<MemberState>,
     /// It was the member's last one of this pass.
     last: bool,
@@ -133,7 +133,7 @@ impl Runner {
 
     fn take(&mut self, outcome: Option<Outcome>) {
         let Some(Outcome { member, command, result, state, last }) = outcome else { return };
-        if let Err(error) = &result {
+        if let Answer::Failed(error) = &result {
             tracing::warn!(
                 namespace = self.namespace,
                 topology = self.root,
@@ -144,7 +144,14 @@ impl Runner {
             );
         }
         let memory = self.memories.entry(member.clone()).or_default();
-        memory.end(&command, result);
+        match result {
+            Answer::Accepted => memory.end(&command, Ok(())),
+            Answer::Failed(error) => memory.end(&command, Err(error)),
+            Answer::Busy(doing) => {
+                tracing::debug!(namespace = self.namespace, member = member.0, doing, "busy");
+                memory.busy(&command, self.clock.now());
+            }
+        }
         memory.in_flight = !last;
         if let Some(state) = state {
             self.links.hear(&member, state);
@@ -402,10 +409,10 @@ impl Runner {
                 for (i, command) in commands.into_iter().enumerate() {
                     let (result, state) = match &address {
                         Some(address) if !failed => links::tell(address.clone(), tls.clone(), command.clone()).await,
-                        Some(_) => (Err("what had to come first was not done".to_owned()), None),
-                        None => (Err("its agent has no address".to_owned()), None),
+                        Some(_) => (Answer::Busy("what had to come first was not done".to_owned()), None),
+                        None => (Answer::Failed("its agent has no address".to_owned()), None),
                     };
-                    failed |= result.is_err();
+                    failed |= !matches!(result, Answer::Accepted);
                     let last = i + 1 == count;
                     let sent = outcomes.send(Outcome { member: member.clone(), command, result, state, last });
                     if sent.is_err() {

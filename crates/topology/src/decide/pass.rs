@@ -92,7 +92,12 @@ impl<'a> Pass<'a> {
     }
 
     /// It can take an order, and has none yet in this pass.
-    pub(super) fn can_order(&self, member: Member<'_>) -> bool {
+    pub(super) fn can_order(&mut self, member: Member<'_>) -> bool {
+        let busy = member.seen.map_or(Duration::ZERO, |seen| seen.memory.not_before.since(self.now));
+        if !busy.is_zero() {
+            self.look_again_in(busy);
+            return false;
+        }
         member.free()
             && !member.intent.hands_off
             && !self.excluded.contains(member.name())
