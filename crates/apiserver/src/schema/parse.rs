@@ -18,6 +18,11 @@ pub fn custom_resource(document: &Value) -> Schema {
 }
 
 /// Gives an object its `apiVersion`, `kind` and `metadata`.
+/// A part of a custom resource.s schema.
+pub fn value(document: &Value) -> Schema {
+    node(document, false)
+}
+
 fn type_meta(schema: &mut Schema) {
     schema.ty = Type::Object;
     let text = || Schema { ty: Type::String, ..Schema::default() };

@@ -1,5 +1,12 @@
 //! Validation: field errors as Kubernetes words them, and the checks of each built-in kind.
 
+pub mod metadata;
+pub mod names;
+pub mod objects;
+pub mod pod;
+pub mod service;
+pub mod workloads;
+
 use serde_json::Value;
 
 /// One cause of a `422 Invalid`.

@@ -1,0 +1,189 @@
+//! Get and list.
+
+use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+
+use super::{Context, respond};
+use crate::selector::{Fields, Labels};
+use crate::status::ApiError;
+use crate::store::StoreError;
+use crate::validate::FieldError;
+
+/// One object.
+pub(crate) fn get(context: &Context) -> Result<Response, ApiError> {
+    if let Some(version) = context.query.get("resourceVersion") {
+        let wanted = version_number(version).map_err(|e| ApiError::new(500, "", e))?;
+        future(context, wanted)?;
+    }
+    let object = context.stored()?;
+    Ok(respond::object(context, 200, context.present(&object)))
+}
+
+/// Parses a resourceVersion; the error is Go's.
+pub(crate) fn version_number(text: &str) -> Result<u64, String> {
+    let fault = if text.bytes().all(|b| b.is_ascii_digit()) { "value out of range" } else { "invalid syntax" };
+    text.parse().map_err(|_| format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: {fault}"))
+}
+
+/// Refuses versions that are not there yet.
+fn future(context: &Context, wanted: u64) -> Result<(), ApiError> {
+    let current = context.server.store().revision();
+    if wanted <= current {
+        return Ok(());
+    }
+    let message = format!("Too large resource version: {wanted}, current: {current}");
+    Err(ApiError::new(504, "Timeout", format!("Timeout: {message}")).with(json!({
+        "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}], "retryAfterSeconds": 1,
+    })))
+}
+
+/// A parameter that is a number.
+pub(crate) fn number(context: &Context, key: &str) -> Result<Option<i64>, ApiError> {
+    let Some(text) = context.query.get(key) else { return Ok(None) };
+    text.parse().map(Some).map_err(|_| ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
+}
+
+/// The selectors of a request.
+pub(crate) fn selectors(context: &Context) -> Result<(Labels, Fields), ApiError> {
+    let labels = Labels::parse(context.query.get("labelSelector").unwrap_or_default())?;
+    let fields = Fields::parse(context.query.get("fieldSelector").unwrap_or_default(), &context.kind, &context.hooks)?;
+    Ok((labels, fields))
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Continue {
+    revision: u64,
+    namespace: String,
+    name: String,
+}
+
+impl Continue {
+    fn encode(&self) -> String {
+        URL_SAFE_NO_PAD.encode(json!({"v": "meta.k8s.io/v1", "rv": self.revision, "start": format!("{}/{}", self.namespace, self.name)}).to_string())
+    }
+
+    fn decode(token: &str) -> Option<Self> {
+        let value: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).ok()?).ok()?;
+        let (namespace, name) = value["start"].as_str()?.split_once('/')?;
+        Some(Self { revision: value["rv"].as_u64()?, namespace: namespace.to_owned(), name: name.to_owned() })
+    }
+}
+
+/// Checks `resourceVersion`, `resourceVersionMatch`, `continue` and `sendInitialEvents` together.
+pub(crate) fn check_options(context: &Context, watching: bool) -> Result<(), ApiError> {
+    let query = &context.query;
+    let (version, matching) = (query.get("resourceVersion"), query.get("resourceVersionMatch"));
+    let mut errors = Vec::new();
+    let invalid = |field: &str, detail: &str| FieldError::forbidden(field, detail);
+    if watching {
+        match (query.flag("sendInitialEvents"), matching) {
+            (Some(_), None) => errors.push(invalid("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")),
+            (Some(_), Some("NotOlderThan")) | (None, None) => {}
+            (Some(_), Some(other)) => errors.push(FieldError::not_supported("resourceVersionMatch", &json!(other), &["NotOlderThan"])),
+            (None, Some(_)) => errors.push(invalid("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")),
+        }
+        if query.get("continue").is_some() {
+            errors.push(invalid("continue", "continue is forbidden for watch"));
+        }
+    } else {
+        if query.has("sendInitialEvents") {
+            errors.push(invalid("sendInitialEvents", "sendInitialEvents is forbidden for list"));
+        }
+        if let Some(matching) = matching {
+            if query.get("continue").is_some() {
+                errors.push(invalid("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided"));
+            }
+            if version.is_none() {
+                errors.push(invalid("resourceVersionMatch", "resourceVersionMatch is forbidden unless resourceVersion is provided"));
+            }
+            if !matches!(matching, "Exact" | "NotOlderThan") {
+                errors.push(FieldError::not_supported("resourceVersionMatch", &json!(matching), &["Exact", "NotOlderThan", ""]));
+            }
+            if matching == "Exact" && version == Some("0") {
+                errors.push(invalid("resourceVersionMatch", "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""));
+            }
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid_named("meta.k8s.io", "ListOptions", "", &errors)) }
+}
+
+/// A list.
+pub(crate) fn list(context: &Context) -> Result<Response, ApiError> {
+    let limit = number(context, "limit")?.unwrap_or(0).max(0) as usize;
+    number(context, "timeoutSeconds")?;
+    let (labels, fields) = selectors(context)?;
+    check_options(context, false)?;
+    let (store, resource) = (context.server.store(), context.kind.storage());
+    let namespace = context.target.namespace.as_deref();
+    let version = context.query.get("resourceVersion");
+    let (revision, objects, after) = if let Some(token) = context.query.get("continue") {
+        let from = Continue::decode(token)
+            .ok_or_else(|| ApiError::bad_request("continue key is not valid: illegal base64 data at input byte 0".to_owned()))?;
+        if version.is_some_and(|v| v != "0") {
+            return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
+        }
+        let objects = store.list_at(&resource, namespace, from.revision).map_err(|_| {
+            ApiError::expired("The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.")
+        })?;
+        (from.revision, objects, Some(from))
+    } else {
+        let wanted = version
+            .map(|v| version_number(v).map_err(|e| ApiError::bad_request(format!("invalid resource version: {e}"))))
+            .transpose()?
+            .unwrap_or(0);
+        future(context, wanted)?;
+        let exact = match context.query.get("resourceVersionMatch") {
+            Some(matching) => matching == "Exact",
+            None => limit > 0 && wanted > 0,
+        };
+        if exact {
+            let objects = store.list_at(&resource, namespace, wanted).map_err(|e| match e {
+                StoreError::Compacted { asked, oldest } => ApiError::expired(format!("The resourceVersion for the provided list is too old. ({asked} < {oldest})")),
+                other => ApiError::internal(other),
+            })?;
+            (wanted, objects, None)
+        } else {
+            let (revision, objects) = store.list(&resource, namespace);
+            (revision, objects, None)
+        }
+    };
+    let filtered = context.query.get("labelSelector").is_some() || !fields.is_empty();
+    let mut items = Vec::new();
+    let mut rest = 0_usize;
+    let mut last = None;
+    for object in objects {
+        let key = (object.namespace.as_str(), object.name.as_str());
+        if after.as_ref().is_some_and(|a| key <= (a.namespace.as_str(), a.name.as_str())) {
+            continue;
+        }
+        if limit > 0 && items.len() == limit && !filtered {
+            rest += 1;
+            continue;
+        }
+        if fields.name().is_some_and(|n| n != object.name) {
+            continue;
+        }
+        let value = context.present(&object);
+        if !labels.matches(&value["metadata"]["labels"]) || !fields.matches(&value, &context.hooks) {
+            continue;
+        }
+        if limit > 0 && items.len() == limit {
+            rest += 1;
+            break;
+        }
+        last = Some(Continue { revision, namespace: object.namespace.clone(), name: object.name.clone() });
+        items.push(value);
+    }
+    let mut metadata = json!({"resourceVersion": revision.to_string()});
+    if rest > 0
+        && let Some(last) = last
+    {
+        metadata["continue"] = last.encode().into();
+        if !filtered {
+            metadata["remainingItemCount"] = rest.into();
+        }
+    }
+    Ok(respond::list(context, items, metadata))
+}

@@ -1,0 +1,120 @@
+//! The server: what is stored, what kinds there are, and the router over both.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use futures::future::BoxFuture;
+
+use crate::identity::Identity;
+use crate::kinds::Kinds;
+use crate::store::{Store, StoreError};
+
+/// How to open a server.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Where to keep everything; `None` keeps it in memory.
+    pub dir: Option<PathBuf>,
+    /// The certificate authority (PEM) that `kube-root-ca.crt` shows in every namespace.
+    pub ca: Option<String>,
+}
+
+/// What the nodes of a cluster answer: logs, exec, attach and port-forward of pods, and the proxy
+/// paths of nodes. The whole request is handed over, with its upgrade.
+pub trait PodStreams: Send + Sync + 'static {
+    /// Answers `subresource` (`log`, `exec`, `attach`, `portforward`, `proxy`) of a pod that exists.
+    fn pod(&self, pod: serde_json::Value, subresource: &str, request: Request) -> BoxFuture<'static, Response>;
+    /// Answers `/api/v1/nodes/{name}/proxy/{path}`.
+    fn node(&self, name: &str, path: &str, request: Request) -> BoxFuture<'static, Response>;
+}
+
+/// A Kubernetes API server. Cheap to clone.
+#[derive(Clone)]
+pub struct Server {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    kinds: Kinds,
+    options: Options,
+    streams: OnceLock<Arc<dyn PodStreams>>,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Server")
+    }
+}
+
+impl Server {
+    /// Opens a server; what its directory holds is served at once. Its loops (garbage collection,
+    /// namespaces) run on the current tokio runtime until the last clone is gone.
+    pub fn open(options: Options) -> Result<Self, StoreError> {
+        let store = Store::open(options.dir.as_deref())?;
+        let inner = Inner { store, kinds: Kinds::default(), options, streams: OnceLock::new() };
+        let server = Self { inner: Arc::new(inner) };
+        crate::crd::restore(&server);
+        crate::gc::bootstrap(&server);
+        crate::gc::start(&server);
+        Ok(server)
+    }
+
+    /// What is stored.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// What kinds there are.
+    pub fn kinds(&self) -> &Kinds {
+        &self.inner.kinds
+    }
+
+    /// How it was opened.
+    pub fn options(&self) -> &Options {
+        &self.inner.options
+    }
+
+    /// Hands streams of pods to `streams`. Only the first call counts.
+    pub fn set_streams(&self, streams: Arc<dyn PodStreams>) {
+        let _ = self.inner.streams.set(streams);
+    }
+
+    /// Who answers streams of pods.
+    pub fn streams(&self) -> Option<&Arc<dyn PodStreams>> {
+        self.inner.streams.get()
+    }
+
+    /// The API as a service. A request is the administrator's unless it carries an [`Identity`]
+    /// as an extension.
+    pub fn router(&self) -> Router {
+        Router::new().fallback(answer).with_state(self.clone())
+    }
+
+    /// A handle that does not keep the server alive, for loops.
+    pub(crate) fn weak(&self) -> WeakServer {
+        WeakServer(Arc::downgrade(&self.inner))
+    }
+}
+
+/// See [`Server::weak`].
+pub(crate) struct WeakServer(std::sync::Weak<Inner>);
+
+impl WeakServer {
+    pub(crate) fn upgrade(&self) -> Option<Server> {
+        self.0.upgrade().map(|inner| Server { inner })
+    }
+}
+
+async fn answer(State(server): State<Server>, request: Request<Body>) -> Response {
+    let identity = request.extensions().get::<Identity>().cloned().unwrap_or_else(Identity::administrator);
+    let answer: BoxFuture<'static, Response> = Box::pin(crate::http::answer(server, identity, request));
+    answer.await
+}
+
+/// How long an answer may take before clients give up; watches are longer.
+pub(crate) const WATCH_LIMIT: Duration = Duration::from_secs(3600);
