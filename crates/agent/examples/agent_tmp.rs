@@ -1,4 +1,0 @@
-//! Temporary.
-fn main() -> std::process::ExitCode {
-    agent::main()
-}
