@@ -113,7 +113,7 @@ impl Sandbox {
         let settings = Settings::load_or_choose(&paths.settings(), node_count).map_err(SandboxError::Settings)?;
         let addresses = settings.addresses();
         let network = Arc::new(Network::create(&paths, addresses).await.map_err(SandboxError::Network)?);
-        let server = api::open(&paths, &settings).await.map_err(SandboxError::Api)?;
+        let server = api::open(&paths, &settings).map_err(SandboxError::Api)?;
         let client = server.client();
         let runtime = Arc::new(Runtime::new(&paths.run()).map_err(SandboxError::Runtime)?);
         let context = Arc::new(NodeContext {
@@ -133,7 +133,7 @@ impl Sandbox {
         server.write_kubeconfig(&paths.kubeconfig()).map_err(SandboxError::Api)?;
         register(&client, addresses, settings.nodes).await.map_err(|e| SandboxError::Register(Box::new(e)))?;
         tasks.spawn(heartbeat(client.clone(), names));
-        api::start_controllers(&client, &paths, pace, &mut tasks);
+        tasks.spawn(crate::controllers::run(client.clone()));
         let table = ServiceTable::default();
         tasks.spawn({
             let (table, client) = (table.clone(), client.clone());

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub struct Settings {
     /// HTTPS port on 127.0.0.1.
     pub api_port: u16,
-    /// Second number of the range 10.N.0.0/16.
+    /// Second number of the range 10.N.0.0/15; even.
     pub network: u8,
     /// Number of virtual nodes.
     pub nodes: usize,
@@ -32,11 +32,11 @@ pub enum SettingsError {
     #[error("no free port on 127.0.0.1: {0}")]
     Port(std::io::Error),
     /// Every range is taken.
-    #[error("no free address range 10.N.0.0/16 on this machine: every one from 10.64 to 10.191 has a route")]
+    #[error("no free address range 10.N.0.0/15 on this machine: every one from 10.64 to 10.191 has a route")]
     NoRange,
 }
 
-/// The address plan inside 10.N.0.0/16: pods in the lower half, services in the upper.
+/// The address plan inside 10.N.0.0/15: 10.N for pods, 10.(N+1) for services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Addresses(u8);
 
@@ -53,49 +53,54 @@ impl Addresses {
 
     /// The whole range, as the host routes it.
     pub fn all(self) -> String {
-        format!("10.{}.0.0/16", self.0)
+        format!("10.{}.0.0/15", self.0)
     }
 
     /// Pods' range.
     pub fn pods(self) -> String {
-        format!("10.{}.0.0/17", self.0)
+        format!("10.{}.0.0/16", self.0)
     }
 
     /// The `n`th address for pods (wraps around).
     pub fn pod(self, n: u32) -> Ipv4Addr {
-        // 10.N.0.16 up to 10.N.119.255: the top of the half is the host's link.
-        let n = 16 + n % (120 * 256 - 16);
+        // 10.N.0.16 up to 10.N.239.255: the top is for nodes and the host's link.
+        let n = 16 + n % (240 * 256 - 16);
         Ipv4Addr::new(10, self.0, (n >> 8) as u8, (n & 255) as u8)
     }
 
     /// Address of the `i`th virtual node.
     pub fn node(self, i: usize) -> Ipv4Addr {
-        Ipv4Addr::new(10, self.0, 124 + (i >> 8 & 1) as u8, (i & 255) as u8)
+        Ipv4Addr::new(10, self.0, 250, 1 + (i % 250) as u8)
     }
 
     /// Services' range.
     pub fn services(self) -> String {
-        format!("10.{}.128.0/17", self.0)
+        format!("10.{}.0.0/16", self.0 + 1)
+    }
+
+    /// The first two numbers of services' addresses.
+    pub fn service_network(self) -> [u8; 2] {
+        [10, self.0 + 1]
     }
 
     /// ClusterIP of `kubernetes.default`.
     pub fn api(self) -> Ipv4Addr {
-        Ipv4Addr::new(10, self.0, 128, 1)
+        Ipv4Addr::new(10, self.0 + 1, 0, 1)
     }
 
     /// ClusterIP of `kube-dns.kube-system`.
     pub fn dns(self) -> Ipv4Addr {
-        Ipv4Addr::new(10, self.0, 128, 10)
+        Ipv4Addr::new(10, self.0 + 1, 0, 10)
     }
 
     /// The host's end of its link to the cluster.
     pub fn host(self) -> Ipv4Addr {
-        Ipv4Addr::new(10, self.0, 127, 253)
+        Ipv4Addr::new(10, self.0, 255, 253)
     }
 
     /// The cluster's end of that link.
     pub fn host_gateway(self) -> Ipv4Addr {
-        Ipv4Addr::new(10, self.0, 127, 254)
+        Ipv4Addr::new(10, self.0, 255, 254)
     }
 }
 
@@ -142,14 +147,14 @@ pub fn free_port() -> Result<u16, SettingsError> {
 
 fn free_network() -> Result<u8, SettingsError> {
     let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
-    let start = rand::random_range(0..128u8);
-    (0..128u8)
-        .map(|i| 64 + (start.wrapping_add(i)) % 128)
+    let start = rand::random_range(0..64u8);
+    (0..64u8)
+        .map(|i| 64 + 2 * ((start + i) % 64))
         .find(|network| !is_routed(&routes, *network))
         .ok_or(SettingsError::NoRange)
 }
 
-/// Whether any route of the table (other than the default route) overlaps 10.N.0.0/16.
+/// Whether any route of the table (other than the default route) overlaps 10.N.0.0/15.
 fn is_routed(table: &str, network: u8) -> bool {
     let wanted = u32::from(Ipv4Addr::new(10, network, 0, 0));
     table.lines().skip(1).any(|line| {
@@ -157,7 +162,7 @@ fn is_routed(table: &str, network: u8) -> bool {
         let number = |i: usize| fields.get(i).and_then(|f| u32::from_str_radix(f, 16).ok()).map(u32::swap_bytes);
         let (Some(destination), Some(mask)) = (number(1), number(7)) else { return false };
         mask != 0 && {
-            let common = mask & 0xffff_0000;
+            let common = mask & 0xfffe_0000;
             destination & common == wanted & common
         }
     })
@@ -173,7 +178,7 @@ mod tests {
                      eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\n\
                      eth0\t0000640A\t00000000\t0001\t0\t0\t0\t0000FFFF\n";
         assert!(is_routed(table, 100));
-        assert!(!is_routed(table, 101));
+        assert!(!is_routed(table, 102));
         assert!(is_routed("h\nx\t0000000A\t0\t1\t0\t0\t0\t000000FF\n", 77));
     }
 
@@ -181,7 +186,7 @@ mod tests {
     fn pod_addresses_stay_in_their_half() {
         let plan = Addresses::new(100);
         assert_eq!(plan.pod(0), Ipv4Addr::new(10, 100, 0, 16));
-        assert_eq!(plan.pod(120 * 256 - 17), Ipv4Addr::new(10, 100, 119, 255));
-        assert_eq!(plan.pod(120 * 256 - 16), plan.pod(0));
+        assert_eq!(plan.pod(240 * 256 - 17), Ipv4Addr::new(10, 100, 239, 255));
+        assert_eq!(plan.pod(240 * 256 - 16), plan.pod(0));
     }
 }

@@ -290,7 +290,9 @@ fn condition(
     let known = before.conditions.iter().flatten().find(|c| c.type_.as_deref() == Some(type_));
     let now = Some(Time(Timestamp::now()));
     let same = known.is_some_and(|c| {
-        c.status.as_deref() == Some(status) && c.reason.as_deref() == Some(reason) && c.message.as_deref() == Some(&message)
+        c.status.as_deref() == Some(status)
+            && c.reason.as_deref() == Some(reason)
+            && c.message.as_deref() == Some(&message)
     });
     DeploymentCondition {
         type_: Some(type_.to_owned()),

@@ -98,7 +98,7 @@ mod tests {
     fn services_become_chains() {
         let ip = |d| Ipv4Addr::new(10, 70, 0, d);
         let service = |d, sticky, endpoints| ServicePort {
-            address: Ipv4Addr::new(10, 70, 128, d),
+            address: Ipv4Addr::new(10, 71, 0, d),
             transport: Transport::Tcp,
             port: 3306,
             sticky,
@@ -114,8 +114,8 @@ mod tests {
         );
         assert!(text.contains("chain s0 {\nmeta l4proto tcp dnat ip to 10.70.0.2:3306\n}"), "{text}");
         assert!(text.contains("jhash ip saddr mod 2 map { 0 : 10.70.0.2 . 3306, 1 : 10.70.0.3 . 3307 }"), "{text}");
-        assert!(text.contains("10.70.128.7 . tcp . 3306 : goto s1"), "{text}");
-        assert!(!text.contains("10.70.128.5 "), "{text}");
+        assert!(text.contains("10.71.0.7 . tcp . 3306 : goto s1"), "{text}");
+        assert!(!text.contains("10.71.0.5 "), "{text}");
         assert!(text.contains("elements = { 10.70.0.2 . 10.70.0.2, 10.70.0.3 . 10.70.0.3 }"), "{text}");
     }
 }

@@ -14,6 +14,7 @@ pub(crate) mod running;
 pub mod runtime;
 pub(crate) mod shared;
 pub(crate) mod status;
+pub(crate) mod terminal;
 pub(crate) mod tls;
 pub mod user;
 pub mod volumes;

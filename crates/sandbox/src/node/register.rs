@@ -44,6 +44,8 @@ pub async fn register(client: &Client, addresses: Addresses, count: usize) -> Re
     }
     let services: Api<Service> = Api::namespaced(client.clone(), "kube-system");
     services.patch("kube-dns", &apply(), &Patch::Apply(dns_service(addresses))).await?;
+    let services: Api<Service> = Api::namespaced(client.clone(), "default");
+    services.patch("kubernetes", &apply(), &Patch::Apply(api_service(addresses))).await?;
     Ok(())
 }
 
@@ -130,6 +132,21 @@ fn storage_class(name: &str, is_default: bool) -> Value {
         class["metadata"]["annotations"] = json!({ "storageclass.kubernetes.io/is-default-class": "true" });
     }
     class
+}
+
+fn api_service(addresses: Addresses) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": { "component": "apiserver", "provider": "kubernetes" },
+        },
+        "spec": {
+            "clusterIP": addresses.api(),
+            "clusterIPs": [addresses.api()],
+            "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": 443 }],
+        },
+    })
 }
 
 fn dns_service(addresses: Addresses) -> Value {

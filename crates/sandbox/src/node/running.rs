@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::logs::{Log, Stream};
 use super::runtime::{ExecOptions, Process, Runtime, RuntimeError, Streams};
+use super::terminal::Terminal;
 
 /// A container that runs.
 #[derive(Debug)]
@@ -116,20 +117,15 @@ pub(crate) fn pipe() -> std::io::Result<(OwnedFd, OwnedFd)> {
     rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(Into::into)
 }
 
-/// Copies what a terminal shows into the log. A terminal's end is not a pipe, so a thread reads it.
+/// Copies what a terminal shows into the log.
 pub(crate) async fn copy_terminal(log: Arc<Log>, terminal: OwnedFd) {
-    let _ = tokio::task::spawn_blocking(move || {
-        let mut pending = Vec::new();
-        let mut buffer = [0u8; 4096];
-        loop {
-            match rustix::io::read(&terminal, &mut buffer[..]) {
-                Ok(0) | Err(_) => break,
-                Ok(length) => log.append(Stream::Stdout, &mut pending, &buffer[..length]),
-            }
-        }
-        if !pending.is_empty() {
-            log.append(Stream::Stdout, &mut pending, b"\n");
-        }
-    })
-    .await;
+    let Ok(terminal) = Terminal::new(terminal) else { return };
+    let mut pending = Vec::new();
+    let mut buffer = [0u8; 2048];
+    while let Ok(length @ 1..) = terminal.read(&mut buffer).await {
+        log.append(Stream::Stdout, &mut pending, &buffer[..length]);
+    }
+    if !pending.is_empty() {
+        log.append(Stream::Stdout, &mut pending, b"\n");
+    }
 }

@@ -12,12 +12,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 
-use super::terminal::Terminal;
 use super::{Query, StreamError, container};
 use crate::node::logs::Stream;
 use crate::node::running::{self, Running};
 use crate::node::runtime::{ExecOptions, Streams};
 use crate::node::shared::PodShared;
+use crate::node::terminal::Terminal;
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;

@@ -10,12 +10,7 @@ use serde_json::Value;
 use super::{StreamError, Streams};
 
 impl PodStreams for Streams {
-    fn pod(
-        &self,
-        pod: Value,
-        subresource: &str,
-        request: Request<Body>,
-    ) -> BoxFuture<'static, Response> {
+    fn pod(&self, pod: Value, subresource: &str, request: Request<Body>) -> BoxFuture<'static, Response> {
         let (streams, subresource) = (self.clone(), subresource.to_owned());
         Box::pin(async move {
             let text = |field: &str| pod["metadata"][field].as_str().unwrap_or_default().to_owned();

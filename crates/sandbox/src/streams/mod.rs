@@ -1,10 +1,10 @@
 //! What `kubectl logs`, `exec`, `attach`, `cp` and `port-forward` talk to: requests on a pod that become streams.
 
 mod channels;
+mod delegate;
 mod forward;
 mod output;
 mod spdy;
-mod terminal;
 
 use std::sync::Arc;
 

@@ -7,12 +7,12 @@ use tokio::io::unix::AsyncFd;
 
 /// The sandbox's end of a terminal.
 #[derive(Debug)]
-pub(super) struct Terminal {
+pub(crate) struct Terminal {
     fd: AsyncFd<OwnedFd>,
 }
 
 impl Terminal {
-    pub(super) fn new(fd: OwnedFd) -> std::io::Result<Self> {
+    pub(crate) fn new(fd: OwnedFd) -> std::io::Result<Self> {
         let flags = fcntl_getfl(&fd)?;
         fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
         // The replacement is an unsafe function; an owned descriptor is what it asks for.
@@ -22,7 +22,7 @@ impl Terminal {
     }
 
     /// Some bytes; none at the end.
-    pub(super) async fn read(&self, buffer: &mut [u8]) -> std::io::Result<usize> {
+    pub(crate) async fn read(&self, buffer: &mut [u8]) -> std::io::Result<usize> {
         loop {
             let mut ready = self.fd.readable().await?;
             match rustix::io::read(self.fd.get_ref(), &mut *buffer) {
@@ -34,7 +34,7 @@ impl Terminal {
         }
     }
 
-    pub(super) async fn write_all(&self, mut bytes: &[u8]) -> std::io::Result<()> {
+    pub(crate) async fn write_all(&self, mut bytes: &[u8]) -> std::io::Result<()> {
         while !bytes.is_empty() {
             let mut ready = self.fd.writable().await?;
             match rustix::io::write(self.fd.get_ref(), bytes) {
@@ -45,7 +45,7 @@ impl Terminal {
         Ok(())
     }
 
-    pub(super) fn resize(&self, columns: u16, rows: u16) {
+    pub(crate) fn resize(&self, columns: u16, rows: u16) {
         let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let _ = rustix::termios::tcsetwinsize(self.fd.get_ref().as_fd(), size);
     }
