@@ -59,6 +59,10 @@ pub(crate) fn object(context: &Context, bytes: &[u8], kind: &Kind, validation: F
     validation.judge(context, &strict, |text| if kind.custom.is_some() { ApiError::bad_request(text) } else { cannot(text) })?;
     value["apiVersion"] = kind.api_version().into();
     value["kind"] = kind.kind.clone().into();
+    if raw["metadata"]["managedFields"].as_array().is_some_and(Vec::is_empty) {
+        // An empty list clears the record; an absent one keeps it.
+        value["metadata"]["managedFields"] = json!([]);
+    }
     Ok(value)
 }
 

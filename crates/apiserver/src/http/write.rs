@@ -93,6 +93,7 @@ pub(crate) fn create_object(context: &Context, mut value: Value, manager: &ssa::
             value.as_object_mut().map(|o| o.remove("status"));
         }
         defaults(context, &mut value);
+        ssa::track(context, &mut value, None, manager, "");
         (context.hooks.prepare)(&mut value, None);
         if kind.namespaced {
             check_namespace(context, &name)?;
@@ -117,7 +118,6 @@ pub(crate) fn create_object(context: &Context, mut value: Value, manager: &ssa::
         }
         judge(context, &name, &value, None, Operation::Create)?;
         (context.hooks.warn)(&value, None).into_iter().for_each(|w| context.warn(w));
-        ssa::track(context, &mut value, None, manager, "");
         if dry_run {
             if context.server.store().get(&kind.storage(), context.namespace(), &name).is_some() {
                 return Err(ApiError::already_exists(kind, &name));
@@ -293,6 +293,7 @@ pub(crate) fn update_object(
         let mut value = change(&old)?;
         isolate(context, how.subresource, &mut value, &old);
         defaults(context, &mut value);
+        ssa::track(context, &mut value, Some(&old), &how.manager, how.subresource);
         (context.hooks.prepare)(&mut value, Some(&old));
         bump_generation(context, how.subresource, &mut value, &old);
         let operation = if how.subresource.is_empty() { Operation::Update } else { Operation::Subresource };
@@ -308,7 +309,6 @@ pub(crate) fn update_object(
         (context.hooks.admit)(&write, Some(&mut value), Some(&old))?;
         judge(context, context.name(), &value, Some(&old), operation)?;
         (context.hooks.warn)(&value, Some(&old)).into_iter().for_each(|w| context.warn(w));
-        ssa::track(context, &mut value, Some(&old), &how.manager, how.subresource);
         if ssa::same(&value, &old) {
             return Ok(Outcome { code: 200, value: old });
         }
