@@ -85,12 +85,12 @@ pub struct Errant {
 impl fmt::Display for Errant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Errant { domain, server_id, known, last } = self;
-        if known + 1 == *last || *known == 0 {
-            write!(f, "{domain}-{server_id}-{last}")?;
-        } else {
-            write!(f, "{domain}-{server_id}-{}..{last}", known + 1)?;
+        match known {
+            // Sequence numbers are the domain's: how many of those before it are this server's is not known.
+            0 => write!(f, "up to {domain}-{server_id}-{last}"),
+            known if known + 1 == *last => write!(f, "{domain}-{server_id}-{last}"),
+            known => write!(f, "{domain}-{server_id}-{}..{last}", known + 1),
         }
-        if *known == 0 && *last > 1 { write!(f, " and before") } else { Ok(()) }
     }
 }
 
@@ -190,14 +190,14 @@ mod tests {
         let copy = history("", "0-1-50");
         let replica = history("0-1-50", "");
         assert_eq!(errant(&copy, &replica, &[term(1, 1, "")]), "");
-        assert_eq!(errant(&copy, &history("0-1-51", ""), &[term(1, 1, "")]), "0-1-51 and before");
+        assert_eq!(errant(&copy, &history("0-1-51", ""), &[term(1, 1, "")]), "up to 0-1-51");
     }
 
     #[test]
     fn a_copy_does_not_have_what_was_written_out_of_term() {
         let copy = history("", "0-1-50");
         let terms = [term(1, 1, "")];
-        assert_eq!(errant(&copy, &history("0-101-40", ""), &terms), "0-101-40 and before");
+        assert_eq!(errant(&copy, &history("0-101-40", ""), &terms), "up to 0-101-40");
     }
 
     #[test]

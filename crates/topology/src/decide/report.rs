@@ -1,5 +1,7 @@
 //! What people are told: every member's standing, and one sentence about the whole.
 
+use std::time::Duration;
+
 use super::pass::Pass;
 use super::repair::{Need, connecting, need, words};
 use super::view::{Content, Member};
@@ -8,6 +10,9 @@ use crate::intent::HandsOff;
 use crate::member::{Phase, ThreadState};
 use crate::memory::Memory;
 use crate::observation::{Agent, Pod};
+
+/// A replica may fail to connect for so long before it counts as broken: a source that restarts is away for a moment.
+const CONNECTING: Duration = Duration::from_secs(10);
 
 pub(super) fn report(pass: &Pass<'_>, refusals: &[Refusal], operation: Option<String>, events: Vec<Event>) -> Report {
     let members: Vec<MemberReport> = pass.members().map(|member| member_report(pass, refusals, member)).collect();
@@ -38,9 +43,12 @@ fn health(pass: &Pass<'_>, refusals: &[Refusal], members: &[MemberReport], opera
     if members.is_empty() {
         return no("NoMembers", "no member should run".to_owned());
     }
+    // Waiting for a donor is told by the members that wait.
+    let refusals: Vec<&Refusal> = refusals.iter().filter(|r| !matches!(r, Refusal::NoDonor { .. })).collect();
     if let Some(first) = refusals.iter().find(|refusal| !refusal.passes()).or(refusals.first()) {
         let texts: Vec<String> = refusals.iter().map(ToString::to_string).collect();
-        return no(first.reason(), texts.join(". "));
+        let reason = if first.passes() { "Initialising" } else { first.reason() };
+        return no(reason, texts.join(". "));
     }
     let of = |standing: Standing| members.iter().filter(move |member| member.standing == standing);
     let said = |standing: Standing| list(of(standing).map(|member| format!("{} {}", member.name, member.text)));
@@ -218,10 +226,13 @@ fn running(pass: &Pass<'_>, member: Member<'_>, lag: Option<u64>) -> (Standing, 
         Need::Repair(error) | Need::Retry(error) | Need::Reseed(error) | Need::Person(error) => {
             (Standing::Broken, format!("does not replicate ({})", words(&error)))
         }
-        Need::Nothing if replication.io == ThreadState::Connecting => match connecting(replication) {
-            Some(why) => (Standing::Broken, why),
-            None => text(Standing::Underway, "connects to its source"),
-        },
+        Need::Nothing if replication.io == ThreadState::Connecting => {
+            let since = member.seen.and_then(|seen| seen.memory.trouble_since).unwrap_or(pass.now);
+            match connecting(replication).filter(|_| pass.now.since(since) >= CONNECTING) {
+                Some(why) => (Standing::Broken, why),
+                None => text(Standing::Underway, "connects to its source"),
+            }
+        }
         Need::Nothing if lag.is_some_and(|lag| lag > bound) => {
             (Standing::Lagging, format!("lags by more than {bound} s"))
         }
