@@ -47,7 +47,7 @@ pub(crate) enum Trouble {
     #[error("{kind} {name} belongs to {owner}: two objects cannot have one child name; rename one of them")]
     NameTaken { kind: &'static str, name: String, owner: String },
     /// The API server refused or failed.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", plain(source))]
     Api { what: String, source: Box<kube::Error> },
     /// It did not answer.
     #[error("{what}: no answer from the API server within {CALL_LIMIT:?}")]
@@ -58,6 +58,18 @@ pub(crate) enum Trouble {
 }
 
 impl Trouble {
+    /// The API server understood, and will not.
+    fn is_refusal(&self) -> bool {
+        let code = match self {
+            Self::Api { source, .. } => match &**source {
+                kube::Error::Api(status) => status.code,
+                _ => return false,
+            },
+            _ => return false,
+        };
+        matches!(code, 400 | 403 | 422)
+    }
+
     /// For conditions, events and metrics.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
@@ -67,6 +79,14 @@ impl Trouble {
             Self::Silent { .. } => "ApiTimeout",
             Self::Certificate { .. } => "CertificateError",
         }
+    }
+}
+
+/// What the API server said, without the client's wrapping.
+fn plain(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.trim().to_owned(),
+        other => other.to_string(),
     }
 }
 

@@ -84,7 +84,8 @@ fn readiness(object: &MariaDB, outcome: &Outcome, pods: &[std::sync::Arc<Pod>], 
     let no = |reason: &str, message: String| say(condition::READY, false, reason, message);
     match (&outcome.resolved, &outcome.result) {
         (Err(mistakes), _) => return no("ConfigInvalid", list(mistakes)),
-        (_, Err(trouble)) => return no(trouble.reason(), trouble.to_string()),
+        // Members that work go on working: `Updated` says what is in the way of a change.
+        (_, Err(trouble)) if wanted == 0 || ready < wanted => return no(trouble.reason(), trouble.to_string()),
         (Ok(resolved), _) if resolved.suspend => {
             return no("Suspended", "spec.suspend is true: nothing is changed".into());
         }
@@ -244,7 +245,7 @@ fn worth_an_event(said: &Said, before: &MariaDBStatus) -> bool {
         condition::READY => !said.status && !matches!(said.reason.as_str(), "Starting" | "MembersNotReady" | "Stopped"),
         condition::CONFIG_VALID => !said.message.is_empty(),
         condition::UNSUPPORTED_FIELD => said.status,
-        _ => matches!(said.reason.as_str(), "ScaleDownRefused" | "StorageCannotShrink"),
+        _ => matches!(said.reason.as_str(), "ScaleDownRefused" | "StorageCannotShrink" | "VolumeNotExpanded"),
     };
     // Ready repeats what ConfigValid says.
     let repeated = said.kind == condition::READY && said.reason == "ConfigInvalid";

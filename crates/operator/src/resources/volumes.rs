@@ -71,8 +71,11 @@ pub(super) async fn fit(
     };
     let (before, after) = (requested(&has), requested(&wants));
     if after > before {
-        if object.storage.resize_in_use {
-            grow(context, object, after).await?;
+        if object.storage.resize_in_use
+            && let Some(refused) = grow(context, object, after).await?
+        {
+            wanted.spec.volume_claim_templates.clone_from(&current.spec.volume_claim_templates);
+            return Ok(Fit::Notice("VolumeNotExpanded", refused));
         }
         remove_around_pods(context, current).await?;
         return Ok(Fit::Again);
@@ -86,24 +89,33 @@ pub(super) async fn fit(
     }
     if object.storage.resize_in_use {
         // Also after a crash between the two steps, and for a claim that was scaled away then.
-        grow(context, object, after).await?;
+        if let Some(refused) = grow(context, object, after).await? {
+            return Ok(Fit::Notice("VolumeNotExpanded", refused));
+        }
     }
     Ok(Fit::Right)
 }
 
-async fn grow(context: &Context, object: &Resolved, to: u64) -> Result<(), Trouble> {
+/// Gives what the API server says when it refuses (a class whose volumes cannot grow): the members go on meanwhile.
+async fn grow(context: &Context, object: &Resolved, to: u64) -> Result<Option<String>, Trouble> {
     let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &object.namespace);
     for claim in claims(context, object) {
-        if requested(&claim) == 0 || requested(&claim) >= to {
+        // One that is not bound yet cannot grow; it does once it is.
+        let bound = claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
+        if !bound || requested(&claim) >= to {
             continue;
         }
         let name = claim.name_any();
         let patch = json!({"spec": {"resources": {"requests": {"storage": object.storage.size.quantity()}}}});
         let params = PatchParams { field_manager: Some(names::RESOURCES_MANAGER.to_owned()), ..PatchParams::default() };
         let what = || format!("grow PersistentVolumeClaim {name} to {}", object.storage.size);
-        call(what, api.patch(&name, &params, &Patch::Merge(&patch))).await?;
+        match call(what, api.patch(&name, &params, &Patch::Merge(&patch))).await {
+            Ok(_) => {}
+            Err(trouble @ Trouble::Api { .. }) if trouble.is_refusal() => return Ok(Some(trouble.to_string())),
+            Err(trouble) => return Err(trouble),
+        }
     }
-    Ok(())
+    Ok(None)
 }
 
 async fn remove_around_pods(context: &Context, current: &StatefulSet) -> Result<(), Trouble> {

@@ -105,6 +105,10 @@ impl Cluster {
         apply(&self.client, Some(&self.namespace), value).await;
     }
 
+    pub(crate) async fn apply_global(&self, value: &Value) {
+        apply(&self.client, None, value).await;
+    }
+
     pub(crate) async fn apply_example(&self, name: &str) {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/seed").join(name);
         let text = std::fs::read_to_string(path).expect("an example");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use api::MariaDB;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 
@@ -186,12 +186,21 @@ async fn what_others_change_or_delete_is_put_right() {
 #[tokio::test]
 async fn volumes_grow_and_do_not_shrink() {
     let cluster = Cluster::start("default").await;
-    cluster.apply(&replicated("db", 1)).await;
+    let class = |name: &str, grows: bool| {
+        json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name},
+            "provisioner": "test", "allowVolumeExpansion": grows})
+    };
+    cluster.apply_global(&class("fast", true)).await;
+    let spec = json!({"replicas": 1, "storage": {"size": "1Gi", "storageClassName": "fast"}});
+    cluster.apply(&object("db", spec)).await;
     let before: StatefulSet = cluster.get("db").await;
     let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "storage-db-0",
         "labels": api::names::labels("db", "db")},
-        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+        "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "fast", "resources": {"requests": {"storage": "1Gi"}}}});
     cluster.apply(&claim).await;
+    let claims = cluster.api::<PersistentVolumeClaim>();
+    let bound = json!({"status": {"phase": "Bound", "capacity": {"storage": "1Gi"}}});
+    claims.patch_status("storage-db-0", &PatchParams::default(), &Patch::Merge(bound)).await.expect("bound");
     let objects = cluster.api::<MariaDB>();
     let size = |size: &str| Patch::Merge(json!({"spec": {"storage": {"size": size}}}));
     let refused = objects.patch("db", &PatchParams::default(), &size("500Mi")).await.expect_err("shrinking");
@@ -205,9 +214,10 @@ async fn volumes_grow_and_do_not_shrink() {
             set.metadata.uid != before.metadata.uid && size.is_some_and(|size| size.0 == "2Gi")
         })
         .await;
-    let claim: k8s_openapi::api::core::v1::PersistentVolumeClaim = cluster.get("storage-db-0").await;
+    let claim: PersistentVolumeClaim = cluster.get("storage-db-0").await;
     let size = claim.spec.and_then(|spec| spec.resources?.requests?.remove("storage"));
     assert_eq!(size.expect("a size").0, "2Gi");
+    cluster.condition("db", "Updated", "False", "waiting for larger volumes: storage-db-0").await;
 }
 
 #[tokio::test]
