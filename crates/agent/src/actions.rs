@@ -227,7 +227,7 @@ fn clone(
 }
 
 fn look_again(shared: &Shared) {
-    let volume = volume::look(&shared.places, &shared.config.topology_uid);
+    let volume = volume::look(&shared.places, &volume::Owner::new(&shared.config, &shared.me));
     shared.state.update(|state| state.volume = volume);
 }
 

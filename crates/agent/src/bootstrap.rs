@@ -39,7 +39,7 @@ pub(crate) async fn initialise(shared: &Shared, data_id: &DataId) -> Result<(), 
         let _ = volume::remove(&data);
         return Err(phase);
     }
-    volume::mark(&data, data_id, &shared.config.topology_uid).map_err(|e| io("the mark", e))?;
+    volume::mark(&data, data_id, &volume::Owner::new(&shared.config, &shared.me)).map_err(|e| io("the mark", e))?;
     volume::put_in_place(places).map_err(|e| io("data", e))?;
     tracing::info!(seconds = started.elapsed().as_secs_f32(), "data directory made");
     Ok(())

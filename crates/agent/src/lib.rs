@@ -130,7 +130,7 @@ pub async fn run(me: Me, places: Places) -> Result<(), StartError> {
     volume::prepare(&places, &me)?;
     let stamps = stamps::Stamps::load(&places)?;
     let server_id = config.server_id_base + me.ordinal();
-    let volume = volume::look(&places, &config.topology_uid);
+    let volume = volume::look(&places, &volume::Owner::new(&config, &me));
     tracing::info!(pod = me.pod, server_id, ?volume, "agent started");
     let shared = Arc::new(Shared {
         state: state::Board::new(&me, server_id, volume, stamps.highest()),

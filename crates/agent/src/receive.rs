@@ -109,7 +109,7 @@ async fn receive(shared: &Arc<Shared>, donor: &Endpoint, data_id: &DataId) -> Re
     if let Some(position) = position {
         std::fs::write(target.join(POSITION), position.to_string()).map_err(|e| io("the position", e))?;
     }
-    volume::mark(&target, data_id, &shared.config.topology_uid).map_err(|e| io("the mark", e))?;
+    volume::mark(&target, data_id, &volume::Owner::new(&shared.config, &shared.me)).map_err(|e| io("the mark", e))?;
     shared.server.stop(shared).await;
     volume::put_in_place(places).map_err(|e| io("data", e))
 }

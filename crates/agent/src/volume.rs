@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use protocol::AgentConfig;
 use serde::{Deserialize, Serialize};
 use topology::member::{DataId, Disk, Volume};
 
@@ -18,6 +19,26 @@ const MARK: &str = "mariadb-operator.json";
 struct Mark {
     data_id: DataId,
     topology_uid: String,
+    /// Namespace and name of the topology: an object that is deleted and made again takes its data up.
+    #[serde(default)]
+    topology: Option<String>,
+}
+
+/// Whose data it should be.
+#[derive(Debug, Clone)]
+pub(crate) struct Owner {
+    uid: String,
+    topology: String,
+}
+
+impl Owner {
+    pub(crate) fn new(config: &AgentConfig, me: &Me) -> Self {
+        Self { uid: config.topology_uid.clone(), topology: format!("{}/{}", me.namespace, config.topology) }
+    }
+
+    fn is(&self, mark: &Mark) -> bool {
+        mark.topology_uid == self.uid || mark.topology.as_ref() == Some(&self.topology)
+    }
 }
 
 /// Makes the agent's own folder, takes the lock, removes what an interrupted clone left.
@@ -49,12 +70,15 @@ fn lock(places: &Places, me: &Me) -> io::Result<()> {
 }
 
 /// What the volume holds.
-pub(crate) fn look(places: &Places, topology_uid: &str) -> Volume {
+pub(crate) fn look(places: &Places, owner: &Owner) -> Volume {
     let data = places.data();
     match fs::read(data.join(MARK)) {
         Ok(bytes) => match serde_json::from_slice::<Mark>(&bytes) {
-            Ok(mark) if mark.topology_uid == topology_uid => Volume::Data { data_id: mark.data_id },
-            Ok(mark) => Volume::Foreign { found: format!("data of another topology (uid {})", mark.topology_uid) },
+            Ok(mark) if owner.is(&mark) => Volume::Data { data_id: mark.data_id },
+            Ok(mark) => {
+                let whose = mark.topology.unwrap_or_else(|| format!("uid {}", mark.topology_uid));
+                Volume::Foreign { found: format!("data of another topology ({whose})") }
+            }
             Err(error) => Volume::Foreign { found: format!("data whose mark cannot be read: {error}") },
         },
         Err(_) => unmarked(places),
@@ -82,8 +106,9 @@ fn unmarked(places: &Places) -> Volume {
 }
 
 /// Marks a data directory as this topology's, under an id.
-pub(crate) fn mark(folder: &Path, data_id: &DataId, topology_uid: &str) -> io::Result<()> {
-    let mark = Mark { data_id: data_id.clone(), topology_uid: topology_uid.to_owned() };
+pub(crate) fn mark(folder: &Path, data_id: &DataId, owner: &Owner) -> io::Result<()> {
+    let Owner { uid, topology } = owner.clone();
+    let mark = Mark { data_id: data_id.clone(), topology_uid: uid, topology: Some(topology) };
     let file = fs::File::create(folder.join(MARK))?;
     serde_json::to_writer(&file, &mark)?;
     file.sync_all()
@@ -154,16 +179,19 @@ mod tests {
     #[test]
     fn empty_ours_and_foreign() {
         let places = places("kinds");
-        assert_eq!(look(&places, "uid"), Volume::Empty);
+        let owner = |uid: &str, topology: &str| Owner { uid: uid.into(), topology: topology.into() };
+        let ours = owner("uid", "ns/db");
+        assert_eq!(look(&places, &ours), Volume::Empty);
         fs::create_dir_all(places.volume.join("lost+found")).unwrap();
         fs::create_dir_all(places.state()).unwrap();
         fs::create_dir_all(places.data()).unwrap();
-        assert_eq!(look(&places, "uid"), Volume::Empty);
+        assert_eq!(look(&places, &ours), Volume::Empty);
         fs::write(places.data().join("ibdata1"), "x").unwrap();
-        assert!(matches!(look(&places, "uid"), Volume::Foreign { .. }));
-        mark(&places.data(), &DataId("a".into()), "uid").unwrap();
-        assert_eq!(look(&places, "uid"), Volume::Data { data_id: DataId("a".into()) });
-        assert!(matches!(look(&places, "another"), Volume::Foreign { .. }));
+        assert!(matches!(look(&places, &ours), Volume::Foreign { .. }));
+        mark(&places.data(), &DataId("a".into()), &ours).unwrap();
+        assert_eq!(look(&places, &ours), Volume::Data { data_id: DataId("a".into()) });
+        assert_eq!(look(&places, &owner("made again", "ns/db")), Volume::Data { data_id: DataId("a".into()) });
+        assert!(matches!(look(&places, &owner("another", "ns/another")), Volume::Foreign { .. }));
         fs::remove_dir_all(&places.volume).unwrap();
     }
 
@@ -171,7 +199,8 @@ mod tests {
     fn a_volume_with_a_plain_data_directory_is_foreign() {
         let places = places("plain");
         fs::write(places.volume.join("ibdata1"), "x").unwrap();
-        assert!(matches!(look(&places, "uid"), Volume::Foreign { .. }));
+        let owner = Owner { uid: "uid".into(), topology: "ns/db".into() };
+        assert!(matches!(look(&places, &owner), Volume::Foreign { .. }));
         fs::remove_dir_all(&places.volume).unwrap();
     }
 
