@@ -213,3 +213,30 @@ fn diverged_members_without_a_record_need_a_word() {
     assert_eq!(world.record.holder.as_ref().map(|h| h.member.clone()), Some(name("db-0")));
     assert_ne!(world.record.holder_identity(), Some(DataId("x".into()).0.as_str()));
 }
+
+#[test]
+fn an_errant_member_is_not_lost_with_the_record() {
+    let mut world = World::new(intent(3));
+    world.settle();
+    world.write("db-0", 5);
+    world.settle();
+    world.write("db-2", 1);
+    world.replication("db-2").sql = crate::member::ThreadState::No;
+    world.write("db-0", 2);
+    world.replication("db-1").seconds_behind = Some(0);
+    let decision = world.decide();
+    assert_eq!(reasons(&decision), ["ErrantTransactions"]);
+    world.server("db-1").gtid_slave_pos = "0-1-7".parse().expect("a position");
+    log(&mut world);
+    world.record = crate::Record::default();
+    for member in ["db-0", "db-1", "db-2"] {
+        world.restart_pod(member);
+    }
+    let decision = world.run_for(400);
+    assert_eq!(reasons(&decision), ["HistoriesDiverge"]);
+    assert_eq!(log(&mut world), "db-0 start\ndb-1 start\ndb-2 start");
+    world.intent.use_data_of = Some(name("db-0"));
+    let decision = world.run_for(400);
+    assert_eq!(reasons(&decision), ["ErrantTransactions"]);
+    assert!(!log(&mut world).contains("reseed"));
+}
