@@ -5,6 +5,7 @@
 //! it over TLS.
 
 pub mod admission;
+pub mod auth;
 pub mod crd;
 pub mod discovery;
 mod gc;

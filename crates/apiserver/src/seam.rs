@@ -24,8 +24,8 @@ pub(crate) async fn root(server: &Server, _identity: &Identity, request: Request
 }
 
 /// Answers a kind that is never stored, such as an access review.
-pub(crate) fn review(context: &Context, _value: Value) -> Result<Value, ApiError> {
-    Err(ApiError::not_implemented(format!("{} is not served here", context.kind.resource())))
+pub(crate) fn review(context: &Context, value: Value) -> Result<Value, ApiError> {
+    crate::auth::review(context, value)
 }
 
 /// Judges the metadata of any object.
@@ -56,6 +56,6 @@ pub(crate) fn bookmark(kind: &Kind, value: &mut Value) {
 }
 
 /// `serviceaccounts/{name}/token`.
-pub(crate) fn token(_context: &Context, _bytes: &[u8]) -> Result<Response, ApiError> {
-    Err(ApiError::not_implemented("tokens are not served here"))
+pub(crate) fn token(context: &Context, bytes: &[u8]) -> Result<Response, ApiError> {
+    crate::auth::token(context, bytes)
 }

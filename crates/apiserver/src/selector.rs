@@ -256,7 +256,8 @@ impl Fields {
     /// Parses `a=b,c!=d`; only fields that the kind knows may stand there.
     pub(crate) fn parse(text: &str, kind: &Kind, hooks: &Hooks) -> Result<Self, ApiError> {
         let mut all = Vec::new();
-        for term in text.split(',').filter(|t| !t.is_empty()) {
+        for term in terms(text) {
+            let term = term.as_str();
             let (key, equal, value) = if let Some((key, value)) = term.split_once("!=") {
                 (key, false, value)
             } else if let Some((key, value)) = term.split_once("==") {
@@ -276,7 +277,7 @@ impl Fields {
                 };
                 return Err(ApiError::bad_request(message));
             }
-            all.push((key.to_owned(), equal, value.to_owned()));
+            all.push((key.to_owned(), equal, unescape(value)));
         }
         Ok(Self(all))
     }
@@ -310,6 +311,33 @@ impl Fields {
             (value.unwrap_or_default() == *wanted) == *equal
         })
     }
+}
+
+/// Splits at commas that no backslash stands before.
+fn terms(text: &str) -> Vec<String> {
+    let mut out = vec![String::new()];
+    let mut escaped = false;
+    for c in text.chars() {
+        if c == ',' && !escaped {
+            out.push(String::new());
+            continue;
+        }
+        escaped = c == '\\' && !escaped;
+        if let Some(last) = out.last_mut() {
+            last.push(c);
+        }
+    }
+    out.retain(|t| !t.is_empty());
+    out
+}
+
+fn unescape(text: &str) -> String {
+    let mut out = String::new();
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        out.push(if c == '\\' { chars.next().unwrap_or(c) } else { c });
+    }
+    out
 }
 
 fn unsupported(kind: &Kind, key: &str) -> String {

@@ -42,6 +42,7 @@ struct Inner {
     store: Store,
     kinds: Kinds,
     options: Options,
+    signer: crate::auth::Signer,
     streams: OnceLock<Arc<dyn PodStreams>>,
 }
 
@@ -56,10 +57,16 @@ impl Server {
     /// namespaces) run on the current tokio runtime until the last clone is gone.
     pub fn open(options: Options) -> Result<Self, StoreError> {
         let store = Store::open(options.dir.as_deref())?;
-        let inner = Inner { store, kinds: Kinds::default(), options, streams: OnceLock::new() };
+        let signer = crate::auth::Signer::open(options.dir.as_deref()).map_err(|source| StoreError::Io {
+            action: "read or write",
+            path: options.dir.as_deref().map(|d| d.join("token.key").display().to_string()).unwrap_or_default(),
+            source,
+        })?;
+        let inner = Inner { store, kinds: Kinds::default(), options, signer, streams: OnceLock::new() };
         let server = Self { inner: Arc::new(inner) };
         crate::crd::restore(&server);
         crate::gc::bootstrap(&server);
+        crate::auth::bootstrap(&server);
         crate::gc::start(&server);
         Ok(server)
     }
@@ -72,6 +79,11 @@ impl Server {
     /// What kinds there are.
     pub fn kinds(&self) -> &Kinds {
         &self.inner.kinds
+    }
+
+    /// Who signs tokens.
+    pub(crate) fn signer(&self) -> &crate::auth::Signer {
+        &self.inner.signer
     }
 
     /// How it was opened.
@@ -111,7 +123,11 @@ impl WeakServer {
 }
 
 async fn answer(State(server): State<Server>, request: Request<Body>) -> Response {
-    let identity = request.extensions().get::<Identity>().cloned().unwrap_or_else(Identity::administrator);
+    let given = request.extensions().get::<Identity>().cloned();
+    let identity = match crate::auth::admit(&server, given, &request) {
+        Ok(identity) => identity,
+        Err(refusal) => return *refusal,
+    };
     let answer: BoxFuture<'static, Response> = Box::pin(crate::http::answer(server, identity, request));
     answer.await
 }

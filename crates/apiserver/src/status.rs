@@ -145,8 +145,13 @@ impl ApiError {
 
 /// `details` of an object: name, group and plural, those that are not empty.
 pub fn details(kind: &Kind, name: &str) -> Value {
+    details_of(name, &kind.group, &kind.plural)
+}
+
+/// `details` of a resource by name.
+pub(crate) fn details_of(name: &str, group: &str, plural: &str) -> Value {
     let mut map = serde_json::Map::new();
-    for (key, text) in [("name", name), ("group", kind.group.as_str()), ("kind", kind.plural.as_str())] {
+    for (key, text) in [("name", name), ("group", group), ("kind", plural)] {
         if !text.is_empty() {
             map.insert(key.to_owned(), text.into());
         }

@@ -110,7 +110,13 @@ fn quality(pod: &Value) -> &'static str {
 
 /// Admission of a pod.
 pub fn admit(write: &Write<'_>, pod: Option<&mut Value>, _old: Option<&Value>) -> Result<(), ApiError> {
-    let Some(pod) = pod.filter(|_| write.operation == Operation::Create) else { return Ok(()) };
+    let Some(pod) = pod else { return Ok(()) };
+    if write.operation == Operation::Update {
+        tolerations(pod);
+    }
+    if write.operation != Operation::Create {
+        return Ok(());
+    }
     let forbidden = |pod: &Value, why: &str| ApiError::forbidden(write.kind, name(pod), why);
     let namespace = text(pod, "/metadata/namespace").to_owned();
     priority(write, pod)?;

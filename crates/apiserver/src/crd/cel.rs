@@ -66,18 +66,47 @@ pub fn has_rules(schema: &Schema) -> bool {
 
 /// Evaluates every rule. A rule that fails on a value which is as it was before is let pass,
 /// unless it compares with the old value.
-pub fn validate(schema: &Schema, value: &Value, old: Option<&Value>) -> Vec<FieldError> {
+pub fn validate(schema: &Schema, value: &Value, old: Option<&Value>, warnings: &mut Vec<String>) -> Vec<FieldError> {
     if !has_rules(schema) {
         return Vec::new();
     }
     let mut root = Context::default();
     root.register_all();
-    let mut errors = Vec::new();
-    node(&root, schema, value, old, "", &mut errors);
-    errors
+    types(&mut root);
+    let mut found = Found { errors: Vec::new(), warnings };
+    node(&root, schema, value, old, "", &mut found);
+    found.errors
 }
 
-fn node(root: &Context<'_>, schema: &Schema, value: &Value, old: Option<&Value>, path: &str, errors: &mut Vec<FieldError>) {
+/// What the rules found.
+struct Found<'w> {
+    errors: Vec<FieldError>,
+    /// What was wrong before, and has not changed.
+    warnings: &'w mut Vec<String>,
+}
+
+/// `type(x)` and the names of types, which the library leaves out.
+fn types(root: &mut Context<'_>) {
+    for name in ["int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type"] {
+        root.add_variable_from_value(name, Cel::String(Arc::new(format!("type:{name}"))));
+    }
+    root.add_function("type", |value: Cel| -> Result<Cel, kube_core::cel::cel::ExecutionError> {
+        let name = match value {
+            Cel::Int(_) => "int",
+            Cel::UInt(_) => "uint",
+            Cel::Float(_) => "double",
+            Cel::Bool(_) => "bool",
+            Cel::String(_) => "string",
+            Cel::Bytes(_) => "bytes",
+            Cel::List(_) => "list",
+            Cel::Map(_) => "map",
+            _ => "null_type",
+        };
+        Ok(Cel::String(Arc::new(format!("type:{name}"))))
+    });
+}
+
+fn node(root: &Context<'_>, schema: &Schema, value: &Value, old: Option<&Value>, path: &str, found: &mut Found<'_>) {
     if value.is_null() {
         return;
     }
@@ -88,9 +117,7 @@ fn node(root: &Context<'_>, schema: &Schema, value: &Value, old: Option<&Value>,
             if rule.uses_old && old.is_none() && !rule.optional_old {
                 continue;
             }
-            if !rule.uses_old && old == Some(value) {
-                continue;
-            }
+            let same = !rule.uses_old && old == Some(value);
             let mut scope = root.new_inner_scope();
             scope.add_variable_from_value("self", this.clone());
             if rule.optional_old {
@@ -101,7 +128,9 @@ fn node(root: &Context<'_>, schema: &Schema, value: &Value, old: Option<&Value>,
             }
             match program.execute(&scope) {
                 Ok(Cel::Bool(true)) => {}
-                Ok(_) => errors.push(failure(rule, &scope, value, path)),
+                Ok(_) if same => found.warnings.push(failure(rule, &scope, value, path).to_string()),
+                Ok(_) => found.errors.push(failure(rule, &scope, value, path)),
+                Err(_) if same => {}
                 Err(error) => {
                     let reason = match &error {
                         kube_core::cel::cel::ExecutionError::NoSuchKey(key) => format!("no such key: {key}"),
@@ -109,7 +138,7 @@ fn node(root: &Context<'_>, schema: &Schema, value: &Value, old: Option<&Value>,
                         other => other.to_string(),
                     };
                     let detail = format!("{reason} evaluating rule: {}", rule.message.as_deref().unwrap_or(&rule.text));
-                    errors.push(FieldError::invalid(shown(path), &Value::String(String::new()), &detail));
+                    found.errors.push(FieldError::invalid(shown(path), &Value::String(String::new()), &detail));
                 }
             }
         }
@@ -122,7 +151,7 @@ fn node(root: &Context<'_>, schema: &Schema, value: &Value, old: Option<&Value>,
                     _ => None,
                 });
                 if let Some(below) = below.filter(|s| s.reference.is_none()) {
-                    node(root, below, inner, old.and_then(|o| o.get(name)), &child(path, name), errors);
+                    node(root, below, inner, old.and_then(|o| o.get(name)), &child(path, name), found);
                 }
             }
         }
@@ -130,7 +159,7 @@ fn node(root: &Context<'_>, schema: &Schema, value: &Value, old: Option<&Value>,
             let Some(items) = &schema.items else { return };
             for (index, entry) in entries.iter().enumerate() {
                 let before = old.and_then(|old| same_entry(schema, entry, old));
-                node(root, items, entry, before, &format!("{path}[{index}]"), errors);
+                node(root, items, entry, before, &format!("{path}[{index}]"), found);
             }
         }
         _ => {}

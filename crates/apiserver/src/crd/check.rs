@@ -91,12 +91,13 @@ fn version_list(definition: &Value, errors: &mut Vec<FieldError>) {
     let count = names.len();
     names.sort_unstable();
     names.dedup();
-    let shown: Vec<Value> = list.iter().map(internal_version).collect();
+    let shown = format!("[{}]", list.iter().map(internal_version).collect::<Vec<_>>().join(","));
+    let fault = |detail: &str| FieldError { reason: "FieldValueInvalid", field: "spec.versions".into(), message: format!("Invalid value: {shown}: {detail}") };
     if names.len() != count {
-        errors.push(FieldError::invalid("spec.versions", &shown.clone().into(), "must contain unique version names"));
+        errors.push(fault("must contain unique version names"));
     }
     if list.iter().filter(|v| v.get("storage") == Some(&Value::Bool(true))).count() != 1 {
-        errors.push(FieldError::invalid("spec.versions", &shown.into(), "must have exactly one version marked as storage version"));
+        errors.push(fault("must have exactly one version marked as storage version"));
     }
     if let Some(name) = list.first().map(|v| text(v, "/name"))
         && let Some(detail) = dns_label(name)
@@ -106,11 +107,11 @@ fn version_list(definition: &Value, errors: &mut Vec<FieldError>) {
 }
 
 /// A version as Go's internal type prints.
-fn internal_version(version: &Value) -> Value {
-    json!({
-        "Name": version["name"], "Served": version["served"], "Storage": version["storage"], "Deprecated": false, "DeprecationWarning": null,
-        "Schema": null, "Subresources": null, "AdditionalPrinterColumns": null, "SelectableFields": null,
-    })
+fn internal_version(version: &Value) -> String {
+    format!(
+        "{{\"Name\":{},\"Served\":{},\"Storage\":{},\"Deprecated\":false,\"DeprecationWarning\":null,\"Schema\":null,\"Subresources\":null,\"AdditionalPrinterColumns\":null,\"SelectableFields\":null}}",
+        version["name"], version["served"], version["storage"]
+    )
 }
 
 fn names(definition: &Value, errors: &mut Vec<FieldError>) {
@@ -334,14 +335,21 @@ fn rules(schema: &Value, object: &Map<String, Value>, at: &str, errors: &mut Vec
     for (index, rule) in object.get("x-kubernetes-validations").and_then(Value::as_array).into_iter().flatten().enumerate() {
         let at = format!("{at}.x-kubernetes-validations[{index}]");
         let source = text(rule, "/rule");
-        let shown = json!({
-            "Rule": source, "Message": text(rule, "/message"), "MessageExpression": text(rule, "/messageExpression"), "Reason": rule.get("reason"),
-            "FieldPath": text(rule, "/fieldPath"), "OptionalOldSelf": rule.get("optionalOldSelf"),
-        });
+        let escaped = |key: &str| Value::from(text(rule, key)).to_string().replace('>', "\\u003e").replace('<', "\\u003c").replace('&', "\\u0026");
+        let shown = format!(
+            "{{\"Rule\":{},\"Message\":{},\"MessageExpression\":{},\"Reason\":{},\"FieldPath\":{},\"OptionalOldSelf\":{}}}",
+            escaped("/rule"),
+            escaped("/message"),
+            escaped("/messageExpression"),
+            rule["reason"],
+            escaped("/fieldPath"),
+            rule["optionalOldSelf"]
+        );
         if source.trim().is_empty() {
             errors.push(FieldError::required(format!("{at}.rule"), "rule is not specified"));
         } else if let Some(error) = cel::compile_error(source) {
-            errors.push(FieldError::invalid(format!("{at}.rule"), &shown, &format!("compilation failed: {error}")));
+            let message = format!("Invalid value: {shown}: compilation failed: {error}");
+            errors.push(FieldError { reason: "FieldValueInvalid", field: format!("{at}.rule"), message });
         }
         if text(rule, "/message").contains('\n') {
             errors.push(FieldError::invalid(format!("{at}.message"), &text(rule, "/message").into(), "must not contain line breaks"));

@@ -139,6 +139,7 @@ fn delete_instance(server: &Server, kind: &Kind, object: &crate::store::Object, 
     } else if value.pointer("/metadata/deletionTimestamp").is_none() {
         value["metadata"]["deletionTimestamp"] = now.into();
         value["metadata"]["deletionGracePeriodSeconds"] = 0.into();
+        value["metadata"]["generation"] = (value["metadata"]["generation"].as_i64().unwrap_or(0) + 1).into();
         let _ = server.store().put(&kind.storage(), value, object.revision);
     }
 }

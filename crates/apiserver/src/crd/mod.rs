@@ -159,7 +159,9 @@ pub fn kinds(definition: &Value) -> Vec<Kind> {
             let kind = text(definition, &accepted("kind")).to_owned();
             let deprecation = (version.get("deprecated") == Some(&Value::Bool(true))).then(|| {
                 let own = version.get("deprecationWarning").and_then(Value::as_str);
-                own.map_or_else(|| format!("{group}/{name} {kind} is deprecated"), str::to_owned)
+                let best = names.iter().filter(|n| **n != name).max_by_key(|n| crate::discovery::priority(n));
+                let instead = best.map(|b| format!("; use {group}/{b} {kind}")).unwrap_or_default();
+                own.map_or_else(|| format!("{group}/{name} {kind} is deprecated{instead}"), str::to_owned)
             });
             Kind {
                 list_kind: text(definition, &accepted("listKind")).to_owned(),
@@ -227,23 +229,37 @@ pub fn shape(kind: &Kind, object: &mut Value) -> Vec<String> {
     dropped
 }
 
-/// Validates a custom resource. What was already wrong and has not changed may stay.
-pub fn validate(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+/// Validates a custom resource. What was already wrong and has not changed may stay; it comes
+/// back as warnings, after the errors.
+pub fn validate(kind: &Kind, object: &Value, old: Option<&Value>) -> (Vec<FieldError>, Vec<String>) {
     let schema = kind.schema();
+    let mut warnings = Vec::new();
     let mut errors = validate::validate(schema, object);
     if let Some(old) = old {
-        errors.retain(|error| !unchanged(schema, object, old, &error.field));
+        errors.retain(|error| {
+            let stays = unchanged(schema, object, old, &error.field);
+            if stays {
+                warnings.push(error.to_string());
+            }
+            !stays
+        });
     }
-    let blocking = ["FieldValueRequired", "FieldValueTooLong", "FieldValueTooMany", "FieldValueTypeInvalid"];
+    let scale = kind.custom.as_ref().and_then(|c| c.scale.as_ref());
+    for path in scale.into_iter().flat_map(|s| [&s.spec, &s.status]) {
+        if let Some(count) = at(object, path).filter(|v| v.as_i64().is_some_and(|n| n < 0)) {
+            errors.push(FieldError::invalid(format!(".{path}"), count, "should be a non-negative integer"));
+        }
+    }
+    let blocking = ["FieldValueRequired", "FieldValueTooLong", "FieldValueTooMany", "FieldValueTypeInvalid", "FieldValueNotSupported"];
     if errors.iter().any(|e| blocking.contains(&e.reason)) {
         if cel::has_rules(schema) {
             let detail = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
             errors.push(FieldError::invalid("<nil>", &Value::Null, detail));
         }
-        return errors;
+        return (errors, warnings);
     }
-    errors.extend(cel::validate(schema, object, old));
-    errors
+    errors.extend(cel::validate(schema, object, old, &mut warnings));
+    (errors, warnings)
 }
 
 /// Whether the field at `path`, or something around it, is as it was before.

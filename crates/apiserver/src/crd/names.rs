@@ -42,7 +42,7 @@ pub fn status(definition: &Value, others: &[&Value], now: &str) -> Option<Value>
         };
         match names.iter().find(|name| taken(keys, name)) {
             Some(name) => {
-                conflict.get_or_insert_with(|| (reason, format!("{name:?} is already in use")));
+                conflict = Some((reason, format!("{name:?} is already in use")));
             }
             None => copy(&wanted, &mut accepted, key),
         }

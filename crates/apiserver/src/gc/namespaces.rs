@@ -69,7 +69,7 @@ pub(super) fn empty(server: &Server) {
             if rest.is_empty() {
                 continue;
             }
-            left.push((served.resource(), rest.len()));
+            left.push((format!("{}.{}", served.plural, served.group), rest.len()));
             for object in rest {
                 for finalizer in object.value()["metadata"]["finalizers"].as_array().into_iter().flatten().filter_map(Value::as_str) {
                     match held.iter_mut().find(|(f, _)| f == finalizer) {

@@ -48,7 +48,7 @@ pub(crate) fn object(context: &Context, bytes: &[u8], kind: &Kind, validation: F
     let format = media::content(&context.content_type)?;
     let raw = raw(bytes, format, &kind.kind)?;
     let (api_version, name) = (text(&raw, "apiVersion"), text(&raw, "kind"));
-    if let Some(wrong) = mismatch(kind, &api_version, &name) {
+    if let Some(wrong) = mismatch(context.server.kinds(), kind, &api_version, &name) {
         return Err(wrong);
     }
     let cannot = |why: String| {
@@ -56,7 +56,7 @@ pub(crate) fn object(context: &Context, bytes: &[u8], kind: &Kind, validation: F
     };
     let source = (format == Format::Json).then_some(bytes);
     let (mut value, strict) = typed(kind, &raw, source).map_err(&cannot)?;
-    validation.judge(context, &strict, |text| if kind.custom.is_some() { ApiError::bad_request(text) } else { cannot(text) })?;
+    validation.judge(context, &strict, cannot)?;
     value["apiVersion"] = kind.api_version().into();
     value["kind"] = kind.kind.clone().into();
     if raw["metadata"]["managedFields"].as_array().is_some_and(Vec::is_empty) {
@@ -155,7 +155,8 @@ pub(crate) fn yaml(bytes: &[u8]) -> Result<Value, String> {
         return Ok(value);
     }
     let text = std::str::from_utf8(bytes).map_err(|e| e.to_string())?;
-    serde_saphyr::from_str(text).map_err(|e| {
+    let options = serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins };
+    serde_saphyr::from_str_with_options(text, options).map_err(|e| {
         let message = e.to_string();
         if message.contains("mapping values") { "mapping values are not allowed in this context".to_owned() } else { message }
     })
@@ -178,7 +179,7 @@ fn text(value: &Value, key: &str) -> String {
 }
 
 /// What is wrong with a body's `apiVersion` and `kind`, if anything. Both may be absent.
-fn mismatch(kind: &Kind, api_version: &str, name: &str) -> Option<ApiError> {
+fn mismatch(kinds: &crate::kinds::Kinds, kind: &Kind, api_version: &str, name: &str) -> Option<ApiError> {
     let wanted = kind.api_version();
     let same_kind = name.is_empty() && kind.custom.is_none() || name == kind.kind;
     let same_version = api_version.is_empty() && kind.custom.is_none() || api_version == wanted;
@@ -211,6 +212,16 @@ fn mismatch(kind: &Kind, api_version: &str, name: &str) -> Option<ApiError> {
     if name == kind.kind || name.is_empty() {
         return Some(ApiError::bad_request(format!(
             "the API version in the data ({api_version}) does not match the expected API version ({wanted})"
+        )));
+    }
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    if kinds.find_kind(group, version, name).is_some_and(|k| k.custom.is_none()) {
+        let package = |group: &str| if group.is_empty() { "core".to_owned() } else { group.split('.').next().unwrap_or_default().to_owned() };
+        return Some(ApiError::bad_request(format!(
+            "{name} in version {version:?} cannot be handled as a {}: converting ({version}.{name}) to ({}.{}): unknown conversion",
+            kind.kind,
+            package(&kind.group),
+            kind.kind
         )));
     }
     Some(ApiError::bad_request(format!(

@@ -69,7 +69,7 @@ impl DeleteOptions {
                 errors.push(FieldError::invalid("propagationPolicy", &json!(policy), "orphanDependents and deletionPropagation cannot be both set"));
             }
             if !matches!(policy.as_str(), "Foreground" | "Background" | "Orphan") {
-                errors.push(FieldError::not_supported("propagationPolicy", &json!(policy), &["Background", "Foreground", "Orphan", "nil"]));
+                errors.push(FieldError::not_supported("propagationPolicy", &json!(policy), &["Foreground", "Background", "Orphan", "nil"]));
             }
         }
         if errors.is_empty() { Ok(options) } else { Err(ApiError::invalid_named("meta.k8s.io", "DeleteOptions", "", &errors)) }
@@ -112,8 +112,15 @@ fn preconditions(context: &Context, name: &str, value: &Value, options: &DeleteO
     let current = |field: &str| value["metadata"][field].as_str().unwrap_or_default().to_owned();
     for (wanted, field, label) in [(&options.uid, "uid", "UID"), (&options.version, "resourceVersion", "ResourceVersion")] {
         if let Some(wanted) = wanted.as_ref().filter(|w| **w != current(field)) {
-            let why = format!("Precondition failed: {label} in precondition: {wanted}, {label} in object meta: {}", current(field));
-            return Err(ApiError::conflict(&context.kind, name, &why));
+            let end = if field == "uid" { "deleted and then recreated" } else { "modified" };
+            let message = format!(
+                "Operation cannot be fulfilled on {} {name:?}: the {label} in the precondition ({wanted}) does not match the {label} in record ({}). The object might have been {end}",
+                context.kind.qualified_kind(),
+                current(field)
+            );
+            let mut details = crate::status::details(&context.kind, name);
+            details["kind"] = context.kind.kind.clone().into();
+            return Err(ApiError::new(409, "Conflict", message).with(details));
         }
     }
     Ok(())
@@ -136,6 +143,9 @@ fn step(context: &Context, stored: &Object, mut value: Value, options: &DeleteOp
     let grace = crate::gc::grace(kind, &value, options.grace);
     let held = value["metadata"]["finalizers"].as_array().is_some_and(|f| !f.is_empty()) || !crate::gc::may_go(kind, &value);
     if !held && grace == 0 {
+        if is_pod(kind) {
+            mark(&mut value, 0, deleting);
+        }
         let answer = if returns_object(kind) { Value::Null } else { success(context, &value) };
         if options.dry_run {
             return Ok(if answer.is_null() { value } else { answer });
@@ -151,26 +161,42 @@ fn step(context: &Context, stored: &Object, mut value: Value, options: &DeleteOp
     }
     let current = before["deletionGracePeriodSeconds"].as_i64();
     let shorter = current.is_none_or(|c| grace < c);
-    if !deleting || shorter {
-        let metadata = super::write::meta(&mut value);
-        let start = jiff::Timestamp::now();
-        let end = start.checked_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(start);
-        if !deleting || grace < current.unwrap_or(0) {
-            metadata.insert("deletionTimestamp".to_owned(), end.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into());
+    if marks_itself(kind) {
+        if !deleting {
+            super::write::meta(&mut value).insert("deletionTimestamp".to_owned(), crate::gc::now().into());
+            if kind.group.is_empty() {
+                value["status"]["phase"] = "Terminating".into();
+            }
         }
-        metadata.insert("deletionGracePeriodSeconds".to_owned(), grace.into());
-        if !deleting && let Some(generation) = metadata.get("generation").and_then(Value::as_i64) {
-            metadata.insert("generation".to_owned(), (generation + 1).into());
-        }
-        if kind.kind == "Namespace" && kind.group.is_empty() {
-            value["status"]["phase"] = "Terminating".into();
-        }
+    } else if !deleting || shorter {
+        mark(&mut value, grace, deleting);
     }
     if value["metadata"] == before || options.dry_run {
         return Ok(value);
     }
     let object = store.put(&kind.storage(), storable(context, &value), stored.revision).map_err(clash)?;
     Ok(context.present(&object))
+}
+
+fn is_pod(kind: &crate::kind::Kind) -> bool {
+    kind.kind == "Pod" && kind.group.is_empty()
+}
+
+/// Kinds whose deletion is a matter of their own: namespaces and definitions.
+fn marks_itself(kind: &crate::kind::Kind) -> bool {
+    (kind.kind == "Namespace" && kind.group.is_empty()) || kind.kind == "CustomResourceDefinition"
+}
+
+/// Marks an object as being deleted, within `grace` seconds.
+fn mark(value: &mut Value, grace: i64, deleting: bool) {
+    let metadata = super::write::meta(value);
+    let start = jiff::Timestamp::now();
+    let end = start.checked_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(start);
+    metadata.insert("deletionTimestamp".to_owned(), end.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into());
+    metadata.insert("deletionGracePeriodSeconds".to_owned(), grace.into());
+    if !deleting && let Some(generation) = metadata.get("generation").and_then(Value::as_i64) {
+        metadata.insert("generation".to_owned(), (generation + 1).into());
+    }
 }
 
 fn storable(context: &Context, value: &Value) -> Value {

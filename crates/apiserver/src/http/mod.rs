@@ -24,10 +24,10 @@ use crate::server::Server;
 use crate::status::ApiError;
 use crate::store::Object;
 
-pub(crate) use body::{FieldValidation, parse_json};
+pub(crate) use body::{FieldValidation, object as decode_object, parse_json};
 pub(crate) use media::{Accept, Format, Shape};
 pub(crate) use respond::{error_response, json_response, object as object_response, shape, table, with_warnings};
-pub(crate) use target::{Query, Target};
+pub(crate) use target::{Query, Target, parse as parse_target};
 
 /// The largest body that is read.
 const BODY_LIMIT: usize = 3 << 20;
@@ -151,14 +151,11 @@ async fn route(
     request: Request,
 ) -> Result<Response, ApiError> {
     let Some(kind) = server.kinds().find(&target.group, &target.version, &target.plural) else {
-        let known = server.kinds().all().iter().any(|k| k.group == target.group);
-        if !known && !target.group.is_empty() {
-            return Ok(respond::page_not_found());
-        }
-        return Err(ApiError::no_resource());
+        let built_in = server.kinds().all().iter().any(|k| k.group == target.group && k.custom.is_none());
+        return if built_in { Err(ApiError::no_resource()) } else { Ok(respond::page_not_found()) };
     };
     if target.namespace.is_some() != kind.namespaced && (target.namespace.is_some() || target.name.is_some()) {
-        return Err(ApiError::no_resource());
+        return if kind.custom.is_some() { Ok(respond::page_not_found()) } else { Err(ApiError::no_resource()) };
     }
     let hooks = crate::seam::hooks(&kind);
     let user_agent = text(request.headers(), "user-agent");
@@ -177,7 +174,8 @@ async fn route(
     let method = request.method().clone();
     if let Some(name) = context.target.subresource.clone() {
         if !context.kind.has(&name) {
-            return Err(ApiError::no_resource());
+            let custom = context.kind.custom.is_some() && matches!(name.as_str(), "status" | "scale");
+            return Err(if custom { ApiError::not_found(&context.kind, context.name()) } else { ApiError::no_resource() });
         }
         if matches!(name.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy") {
             return crate::subresource::stream(context, request).await;
@@ -192,8 +190,15 @@ async fn route(
     let accept = media::accept(&text(request.headers(), "accept"));
     let watching = context.target.watch || context.query.flag("watch") == Some(true);
     let named = context.target.name.is_some();
-    if method == Method::GET && watching && context.target.subresource.is_none() {
-        accept?;
+    if method == Method::GET && watching && context.target.subresource.is_none() && (context.target.watch || !named) {
+        if accept?.format == Format::Yaml {
+            let error = ApiError::new(
+                406,
+                "NotAcceptable",
+                "only the following media types are accepted: application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch",
+            );
+            return Ok(respond::formatted(&context.accept, 406, &error.body()));
+        }
         return crate::watch::start(context);
     }
     let bytes = read_body(request.into_body()).await?;
@@ -247,7 +252,7 @@ async fn read_body(body: Body) -> Result<Bytes, ApiError> {
 
 pub(crate) use delete::{DeleteOptions, delete_object};
 pub(crate) use read::{check_options, get as read_object, number, selectors, version_number};
-pub(crate) use write::{Update, create_object, patch as patch_object, update as put_object, update_object, write_outcome};
+pub(crate) use write::{Update, nameless, create_object, patch as patch_object, update as put_object, update_object, write_outcome};
 
 /// A context for what the server does by itself.
 pub(crate) fn internal_context(server: &Server, kind: Arc<Kind>, namespace: Option<String>, name: Option<String>) -> Context {

@@ -64,10 +64,21 @@ impl Continue {
         URL_SAFE_NO_PAD.encode(json!({"v": "meta.k8s.io/v1", "rv": self.revision, "start": format!("{}/{}", self.namespace, self.name)}).to_string())
     }
 
-    fn decode(token: &str) -> Option<Self> {
-        let value: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).ok()?).ok()?;
-        let (namespace, name) = value["start"].as_str()?.split_once('/')?;
-        Some(Self { revision: value["rv"].as_u64()?, namespace: namespace.to_owned(), name: name.to_owned() })
+    fn decode(token: &str) -> Result<Self, ApiError> {
+        let fault = |why: String| ApiError::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
+        let token = token.trim_end_matches('=');
+        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| {
+            let good = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+            fault(format!("illegal base64 data at input byte {}", token.find(|c| !good(c)).unwrap_or(token.len())))
+        })?;
+        let value = super::body::parse_json(&bytes).map_err(fault)?;
+        let version = value["v"].as_str().unwrap_or_default();
+        if version != "meta.k8s.io/v1" {
+            return Err(fault(format!("server does not recognize this encoded version {version}")));
+        }
+        let start = value["start"].as_str().unwrap_or_default().trim_end_matches('\0');
+        let (namespace, name) = start.split_once('/').unwrap_or(("", start));
+        Ok(Self { revision: value["rv"].as_u64().unwrap_or_default(), namespace: namespace.to_owned(), name: name.to_owned() })
     }
 }
 
@@ -79,9 +90,12 @@ pub(crate) fn check_options(context: &Context, watching: bool) -> Result<(), Api
     let invalid = |field: &str, detail: &str| FieldError::forbidden(field, detail);
     if watching {
         match (query.flag("sendInitialEvents"), matching) {
+            (Some(_), Some(other)) if other != "NotOlderThan" => {
+                errors.push(invalid("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
+                errors.push(FieldError::not_supported("resourceVersionMatch", &json!(other), &["NotOlderThan"]));
+            }
             (Some(_), None) => errors.push(invalid("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")),
-            (Some(_), Some("NotOlderThan")) | (None, None) => {}
-            (Some(_), Some(other)) => errors.push(FieldError::not_supported("resourceVersionMatch", &json!(other), &["NotOlderThan"])),
+            (Some(_), Some(_)) | (None, None) => {}
             (None, Some(_)) => errors.push(invalid("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")),
         }
         if query.get("continue").is_some() {
@@ -119,8 +133,7 @@ pub(crate) fn list(context: &Context) -> Result<Response, ApiError> {
     let namespace = context.target.namespace.as_deref();
     let version = context.query.get("resourceVersion");
     let (revision, objects, after) = if let Some(token) = context.query.get("continue") {
-        let from = Continue::decode(token)
-            .ok_or_else(|| ApiError::bad_request("continue key is not valid: illegal base64 data at input byte 0".to_owned()))?;
+        let from = Continue::decode(token)?;
         if version.is_some_and(|v| v != "0") {
             return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
         }

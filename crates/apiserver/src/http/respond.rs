@@ -53,6 +53,9 @@ pub(crate) fn page_not_found() -> Response {
 
 /// One object in the shape that was asked for, with the warnings of its request.
 pub(crate) fn object(context: &Context, code: u16, value: Value) -> Response {
+    if let Err(error) = check_shape(context, false) {
+        return error_response(&error);
+    }
     let mut accept = context.accept.clone();
     accept.pretty |= context.query.flag("pretty") == Some(true);
     let shaped = shape(context, &accept.shape, value);
@@ -65,9 +68,9 @@ pub(crate) fn shape(context: &Context, shape: &Shape, value: Value) -> Value {
         return value;
     }
     match shape {
-        Shape::Whole | Shape::MetadataList(_) => value,
+        Shape::Whole | Shape::MetadataList(_) | Shape::Table(_) => value,
         Shape::Metadata(version) => metadata(version, &value),
-        Shape::Table(version) => {
+        Shape::Table(version) if value["kind"] != "Scale" => {
             let list = json!({"metadata": {"resourceVersion": value["metadata"]["resourceVersion"]}});
             table(context, version, std::slice::from_ref(&value), &list["metadata"])
         }
@@ -86,7 +89,13 @@ pub(crate) fn table(context: &Context, version: &str, objects: &[Value], list_me
 }
 
 /// A list in the shape that was asked for.
-pub(crate) fn list(context: &Context, objects: Vec<Value>, metadata_of_list: Value) -> Response {
+pub(crate) fn list(context: &Context, objects: Vec<Value>, mut metadata_of_list: Value) -> Response {
+    if let Err(error) = check_shape(context, true) {
+        return error_response(&error);
+    }
+    if context.kind.custom.is_some() && matches!(context.accept.shape, Shape::Whole) && metadata_of_list.get("continue").is_none() {
+        metadata_of_list["continue"] = "".into();
+    }
     let mut accept = context.accept.clone();
     accept.pretty |= context.query.flag("pretty") == Some(true);
     let value = match &accept.shape {
@@ -107,6 +116,25 @@ pub(crate) fn list(context: &Context, objects: Vec<Value>, metadata_of_list: Val
         }
     };
     with_warnings(context, formatted(&accept, 200, &value))
+}
+
+/// Refuses shapes that do not fit: a list as an object, an object as a list, an odd table.
+fn check_shape(context: &Context, is_list: bool) -> Result<(), ApiError> {
+    let kind = &context.kind.kind;
+    let refuse = |asked: &str, what: String| {
+        Err(ApiError::new(406, "NotAcceptable", format!("you requested {asked}, but the requested object {what}")))
+    };
+    match &context.accept.shape {
+        Shape::Metadata(_) if is_list => refuse("PartialObjectMetadata", format!("is a list (*core.{kind}List)")),
+        Shape::MetadataList(_) if !is_list => refuse("PartialObjectMetadataList", format!("is not a list (*core.{kind})")),
+        Shape::Table(_) => match context.query.get("includeObject") {
+            None | Some("Metadata" | "Object" | "None") => Ok(()),
+            Some(other) => Err(ApiError::bad_request(format!(
+                "Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: must be 'Metadata', 'Object', 'None', or empty"
+            ))),
+        },
+        _ => Ok(()),
+    }
 }
 
 /// Adds the warnings of a request as headers.

@@ -63,7 +63,7 @@ pub(crate) fn create_object(context: &Context, mut value: Value, manager: &ssa::
     let kind = &context.kind;
     if let Some(version) = value["metadata"]["resourceVersion"].as_str().filter(|v| !v.is_empty() && *v != "0") {
         let _ = version;
-        return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+        return Err(ApiError::new(500, "", "resourceVersion should not be set on objects to be created"));
     }
     namespace_of(context, &mut value)?;
     let metadata = meta(&mut value);
@@ -73,7 +73,7 @@ pub(crate) fn create_object(context: &Context, mut value: Value, manager: &ssa::
         let error = FieldError::required("metadata.name", "name or generateName is required");
         return Err(ApiError::invalid(kind, "", &[error]));
     }
-    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink", "resourceVersion"] {
+    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
         metadata.remove(field);
     }
     metadata.insert("uid".to_owned(), uuid::Uuid::new_v4().to_string().into());
@@ -120,7 +120,7 @@ pub(crate) fn create_object(context: &Context, mut value: Value, manager: &ssa::
         (context.hooks.warn)(&value, None).into_iter().for_each(|w| context.warn(w));
         if dry_run {
             if context.server.store().get(&kind.storage(), context.namespace(), &name).is_some() {
-                return Err(ApiError::already_exists(kind, &name));
+                return Err(taken(context, &name));
             }
             return Ok(Outcome { code: 201, value });
         }
@@ -129,10 +129,20 @@ pub(crate) fn create_object(context: &Context, mut value: Value, manager: &ssa::
                 return Ok(Outcome { code: 201, value: super::present(kind, &context.hooks, &object) });
             }
             Err(StoreError::Clash) if !named && tries < 8 => tries += 1,
-            Err(StoreError::Clash) => return Err(ApiError::already_exists(kind, &name)),
+            Err(StoreError::Clash) => return Err(taken(context, &name)),
             Err(other) => return Err(ApiError::internal(other)),
         }
     }
+}
+
+/// The error of a name that is taken.
+fn taken(context: &Context, name: &str) -> ApiError {
+    let mut error = ApiError::already_exists(&context.kind, name);
+    let stored = context.server.store().get(&context.kind.storage(), context.namespace(), name);
+    if stored.is_some_and(|o| o.value()["metadata"].get("deletionTimestamp").is_some()) {
+        error.message = format!("object is being deleted: {}", error.message);
+    }
+    error
 }
 
 /// Checks the body's namespace, and fills it in.
@@ -199,8 +209,14 @@ fn defaults(context: &Context, value: &mut Value) {
 
 fn judge(context: &Context, name: &str, value: &Value, old: Option<&Value>, operation: Operation) -> Result<(), ApiError> {
     let mut errors = crate::seam::validate_metadata(&context.kind, value, old);
+    if old.is_some() && context.kind.custom.is_none() {
+        // The generic check and the kind's own both tell of these.
+        errors.extend(errors.clone());
+    }
     if context.kind.custom.is_some() {
-        errors.extend(crate::crd::validate(&context.kind, value, old));
+        let (found, warnings) = crate::crd::validate(&context.kind, value, old);
+        errors.extend(found);
+        warnings.into_iter().for_each(|w| context.warn(w));
     } else {
         errors.extend((context.hooks.validate)(value, old, operation));
     }
@@ -244,9 +260,7 @@ fn put(context: &Context, mut value: Value, manager: ssa::Manager, dry_run: bool
     }
     if version == 0 && exists && crate::seam::needs_version(&context.kind) {
         let error = FieldError::invalid("metadata.resourceVersion", &json!(0), "must be specified for an update");
-        let error = FieldError { message: error.message.replace("Invalid value: 0", "Invalid value: 0x0"), ..error };
-        let error = if context.kind.custom.is_some() { error } else { error };
-        return Err(ApiError::invalid(&context.kind, context.name(), &[error]));
+        return Err(ApiError::invalid_named(&context.kind.group, &context.kind.plural, context.name(), &[error]));
     }
     let how = Update { subresource: context.subresource(), dry_run, manager, once: version != 0 };
     let outcome = update_object(context, &how, |old| {
@@ -273,7 +287,11 @@ fn preconditions(context: &Context, value: &Value, old: &Value) -> Result<(), Ap
     let uid = value["metadata"]["uid"].as_str().unwrap_or_default();
     let current = old["metadata"]["uid"].as_str().unwrap_or_default();
     if !uid.is_empty() && uid != current {
-        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {current}");
+        let key = [context.kind.group.as_str(), context.kind.plural.as_str(), context.namespace(), context.name()];
+        let key = key.into_iter().filter(|k| !k.is_empty()).collect::<Vec<_>>().join("/");
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: /registry/{key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {current}"
+        );
         return Err(ApiError::conflict(&context.kind, context.name(), &why));
     }
     Ok(())
@@ -324,7 +342,11 @@ pub(crate) fn update_object(
         let written = if gone { store.delete(&kind.storage(), form, stored.revision) } else { store.put(&kind.storage(), form, stored.revision) };
         match written {
             Ok(object) => {
-                return Ok(Outcome { code: 200, value: super::present(kind, &context.hooks, &object) });
+                let mut value = super::present(kind, &context.hooks, &object);
+                if gone {
+                    value["metadata"]["resourceVersion"] = stored.revision.to_string().into();
+                }
+                return Ok(Outcome { code: 200, value });
             }
             Err(StoreError::Clash) if how.once => return Err(ApiError::stale(kind, context.name())),
             Err(StoreError::Clash) => {}
@@ -401,6 +423,11 @@ fn bump_generation(context: &Context, subresource: &str, value: &mut Value, old:
     }
 }
 
+/// The error of a patch's outcome without a name.
+pub(crate) fn nameless(context: &Context) -> ApiError {
+    ApiError::bad_request(format!("the name of the object ({} based on URL) was undeterminable: name must be provided", context.name()))
+}
+
 /// PATCH.
 pub(crate) fn patch(context: &Context, bytes: &Bytes) -> Result<Response, ApiError> {
     let patch = crate::patch::Patch::parse(context, bytes)?;
@@ -421,19 +448,23 @@ pub(crate) fn patch(context: &Context, bytes: &Bytes) -> Result<Response, ApiErr
         context.take_warnings();
         let patched = patch.apply(context, old, validation)?;
         let name = patched["metadata"]["name"].as_str().unwrap_or_default();
+        if name.is_empty() {
+            return Err(nameless(context));
+        }
         if name != context.name() {
             return Err(ApiError::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", context.name())));
         }
         if let Some(namespace) = patched["metadata"]["namespace"].as_str().filter(|n| *n != context.namespace()) {
             let _ = namespace;
-            return Err(ApiError::bad_request("the namespace of the object does not match the namespace on the URL"));
+            return Err(ApiError::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
         }
         if patched["metadata"]["resourceVersion"] != old["metadata"]["resourceVersion"] {
             preconditions(context, &patched, old)?;
         }
         let uid = patched["metadata"]["uid"].as_str().unwrap_or_default();
-        if !uid.is_empty() {
-            preconditions(context, &patched, old)?;
+        if !uid.is_empty() && old["metadata"]["uid"] != uid {
+            let error = FieldError::invalid("metadata.uid", &json!(uid), "field is immutable");
+            return Err(ApiError::invalid(&context.kind, context.name(), &[error.clone(), error]));
         }
         Ok(patched)
     })?;

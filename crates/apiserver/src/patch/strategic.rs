@@ -114,10 +114,8 @@ fn merge_list(schema: Option<&Schema>, current: Vec<Value>, patch: &[Value], ord
             seen.push(v.clone());
             new
         });
-        return Ok(match order {
-            Some(order) => sort(merged, &current, order, |v| Some(v)),
-            None => merged,
-        });
+        let own: Vec<Value> = patch.to_vec();
+        return Ok(sort(merged, &current, order.unwrap_or(&own), |v| Some(v)));
     };
     let item = schema.and_then(Schema::item);
     let mut merged = current.clone();
@@ -149,13 +147,9 @@ fn merge_list(schema: Option<&Schema>, current: Vec<Value>, patch: &[Value], ord
             Some(other) => return Err(Fault::Patch(format!("Unknown patch type found: {other}"))),
         }
     }
-    Ok(match order {
-        Some(order) => {
-            let wanted: Vec<Value> = order.iter().map(|o| o.get(key).cloned().unwrap_or_else(|| o.clone())).collect();
-            sort(merged, &current, &wanted, |v| v.get(key))
-        }
-        None => merged,
-    })
+    let own: Vec<Value> = patch.to_vec();
+    let wanted: Vec<Value> = order.unwrap_or(&own).iter().map(|o| o.get(key).cloned().unwrap_or_else(|| o.clone())).collect();
+    Ok(sort(merged, &current, &wanted, |v| v.get(key)))
 }
 
 /// A list that replaces another, without directives and nulls in it.

@@ -359,6 +359,7 @@ fn drop_empty(schema: &Schema, map: &mut Map<String, Value>) {
     let required = |name: &String| schema.required.contains(name);
     map.retain(|name, value| match value {
         Value::Null => false,
+        _ if schema.field(name).is_some_and(|f| f.resolve().ty == Type::Any) => true,
         Value::String(text) if text.is_empty() && !required(name) => {
             ZERO.kept_strings.contains(name) && !ZERO.dropped_strings.get(&*schema.name).is_some_and(|d| d.contains(name))
         }

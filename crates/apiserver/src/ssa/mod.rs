@@ -164,7 +164,7 @@ pub(crate) fn apply(
     manager: &Manager,
     force: bool,
     dry_run: bool,
-    validation: FieldValidation,
+    _validation: FieldValidation,
 ) -> Result<Response, ApiError> {
     let kind = &context.kind;
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
@@ -178,6 +178,9 @@ pub(crate) fn apply(
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
     let given = text(&metadata["name"]);
+    if given.is_empty() && metadata.get("generateName").is_some() {
+        return Err(crate::http::nameless(context));
+    }
     if !given.is_empty() && given != context.name() {
         return Err(ApiError::bad_request(format!("the name of the object ({given}) does not match the name on the URL ({})", context.name())));
     }
@@ -195,11 +198,6 @@ pub(crate) fn apply(
         config["metadata"] = json!({"name": context.name()});
     }
     let schema: &Schema = kind.schema();
-    if kind.custom.is_some() {
-        let dropped = crate::schema::prune::prune(schema, &mut config);
-        let warnings: Vec<String> = dropped.into_iter().map(|path| format!("unknown field {path:?}")).collect();
-        validation.judge(context, &warnings, ApiError::bad_request)?;
-    }
     if let Some(fault) = walk::fault(Some(schema), &config, "") {
         let message = format!("failed to create typed patch object ({namespace}/{given}; {}/{}, Kind={}): {fault}", kind.group, kind.version, kind.kind);
         let message = if kind.group.is_empty() { message } else { message.replace(&format!("{}/{},", kind.group, kind.version), &format!("{},", api_version)) };
@@ -269,7 +267,10 @@ fn apply_to(context: &Context, old: &Value, config: &Value, own: &FieldSet, mana
     if subresource == "status" {
         // What the endpoint does not take has no say in conflicts either.
         let status = config.get("status").cloned();
-        config = json!({"metadata": {"name": context.name()}});
+        if context.kind.custom.is_some() {
+            config["metadata"] = json!({"name": context.name()});
+        }
+        config = json!({"metadata": config["metadata"]});
         if let Some(status) = status {
             config["status"] = status;
         }

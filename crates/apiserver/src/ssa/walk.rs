@@ -265,6 +265,7 @@ pub(crate) fn fault(schema: Option<&Schema>, value: &Value, path: &str) -> Optio
     let schema = schema?;
     let target = schema.resolve();
     let shown = |v: &Value| match v {
+        Value::String(_) if schema.name.is_empty() && target.name.is_empty() && target.ty != Type::Array => "string".to_owned(),
         Value::String(text) => format!("&{{{text}}}"),
         other => format!("&value.valueUnstructured{{Value:{other}}}"),
     };
@@ -297,7 +298,7 @@ pub(crate) fn fault(schema: Option<&Schema>, value: &Value, path: &str) -> Optio
                 if matches!(topology, Topology::Map(_)) && key.is_none() {
                     let keys = if let Topology::Map(keys) = &topology { keys.join(" ") } else { String::new() };
                     return Some(format!(
-                        "{path}: element {index}: associative list with keys has an element that omits key field {keys:?} (and doesn't have default value)"
+                        "{path}: element {index}: associative list with keys has an element that omits all key fields [{keys:?}] (and doesn't have default values for any key fields)"
                     ));
                 }
                 let step = key.as_deref().map_or_else(|| format!("[{index}]"), step);

@@ -50,6 +50,17 @@ fn scale_of(context: &Context, object: &Value) -> Result<Value, ApiError> {
     Ok(shown)
 }
 
+/// The same for a write, which may set what is missing.
+fn lenient(context: &Context, object: &Value) -> Result<Value, ApiError> {
+    let (spec, _, _) = paths(&context.kind);
+    if crd::at(object, &spec).is_some() {
+        return scale_of(context, object);
+    }
+    let mut filled = object.clone();
+    crd::set(&mut filled, &spec, 0.into());
+    scale_of(context, &filled)
+}
+
 /// A label selector in its text form.
 fn selector_text(selector: &Value) -> Option<String> {
     let mut parts: Vec<String> =
@@ -86,7 +97,7 @@ pub(super) fn answer(context: &Context, method: &Method, bytes: &Bytes) -> Resul
     let manager = ssa::Manager::of(context, operation, options)?;
     let how = Update { subresource: "scale", dry_run, manager, once: false };
     let outcome = update_object(context, &how, |old| {
-        let mut current = scale_of(context, old)?;
+        let mut current = lenient(context, old)?;
         if current["spec"].get("replicas").is_none() {
             current["spec"]["replicas"] = 0.into();
         }
@@ -139,6 +150,10 @@ fn change(context: &Context, old: &Value, current: &Value, wanted: &Value) -> Re
     }
     let replicas = wanted["spec"]["replicas"].as_i64().unwrap_or(0);
     if replicas < 0 {
+        if context.kind.custom.is_some() {
+            let error = FieldError::invalid(".spec.replicas", &json!(replicas), "should be a non-negative integer");
+            return Err(ApiError::invalid(&context.kind, context.name(), &[error]));
+        }
         let error = FieldError::invalid("spec.replicas", &json!(replicas), "must be greater than or equal to 0");
         return Err(ApiError::invalid_named("autoscaling", "Scale", context.name(), &[error]));
     }

@@ -31,11 +31,11 @@ pub fn dns_label(name: &str) -> Option<String> {
 
 /// What is wrong with an RFC 1123 label.
 pub fn label(name: &str) -> Option<String> {
-    if name.contains('.') {
+    if name.contains('.') && LABEL.is_match(&name.replace('.', "-")) {
         return Some("must not contain dots".into());
     }
     if name.len() > 63 {
-        return Some("must be no more than 63 bytes".into());
+        return Some("must be no more than 63 characters".into());
     }
     (!LABEL.is_match(name)).then(|| "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')".into())
 }
@@ -62,7 +62,7 @@ pub fn qualified(name: &str) -> Option<String> {
     let (prefix, local) = match name.split_once('/') {
         None => (None, name),
         Some((_, rest)) if rest.contains('/') => {
-            return Some("a qualified name must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')".into());
+            return Some("a valid label key must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')".into());
         }
         Some((prefix, local)) => (Some(prefix), local),
     };

@@ -233,7 +233,7 @@ pub fn role_binding(binding: &Value, old: Option<&Value>, _: Operation) -> Vec<F
         if !["ServiceAccount", "User", "Group"].contains(&kind) {
             errors.push(FieldError::not_supported(format!("{at}.kind"), &kind.into(), &["ServiceAccount", "User", "Group"]));
         }
-        if kind == "ServiceAccount" && text(subject, "/namespace").is_empty() {
+        if kind == "ServiceAccount" && text(subject, "/namespace").is_empty() && text(binding, "/kind") == "ClusterRoleBinding" {
             errors.push(FieldError::required(format!("{at}.namespace"), ""));
         }
     }

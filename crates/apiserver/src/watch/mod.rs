@@ -177,12 +177,7 @@ impl Watch {
             (Some(_), true) => self.tell("MODIFIED", new),
             (Some(mut old), false) => {
                 old["metadata"]["resourceVersion"] = change.revision.to_string().into();
-                if change.deleted && change.old.is_some() {
-                    let gone = new["metadata"].get("deletionTimestamp").is_some() && self.selects(&new);
-                    self.tell("DELETED", if gone { new } else { old });
-                } else {
-                    self.tell("DELETED", old);
-                }
+                self.tell("DELETED", old);
             }
             (None, false) => {}
         }
@@ -212,7 +207,7 @@ impl Watch {
         let kind = &self.context.kind;
         let mut value = json!({
             "kind": kind.kind, "apiVersion": kind.api_version(),
-            "metadata": {"resourceVersion": self.revision.to_string(), "creationTimestamp": null},
+            "metadata": {"resourceVersion": self.revision.to_string()},
         });
         if initial_events_end {
             value["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
