@@ -96,11 +96,10 @@ impl ApiServer {
 }
 
 /// Who a request without a certificate is from; `None` for a token that is not valid.
-fn authenticate(_server: &Server, headers: &HeaderMap) -> Option<Identity> {
-    match headers.get(http::header::AUTHORIZATION) {
-        None => Some(Identity::anonymous()),
-        Some(_) => None,
-    }
+fn authenticate(server: &Server, headers: &HeaderMap) -> Option<Identity> {
+    let Some(header) = headers.get(http::header::AUTHORIZATION) else { return Some(Identity::anonymous()) };
+    let (scheme, token) = header.to_str().ok()?.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") { apiserver::auth::authenticate(server, token.trim()) } else { None }
 }
 
 fn unauthorized() -> Response {

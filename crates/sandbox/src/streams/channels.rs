@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError};
 
-use axum::extract::ws::{Message, WebSocket};
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
 use bytes::Bytes;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
@@ -72,7 +72,7 @@ impl Exec {
             Err(error) => failure("InternalError", &error.to_string(), None),
         };
         let _ = sink.send(message(ERROR, outcome.to_string().as_bytes())).await;
-        let _ = sink.send(Message::Close(None)).await;
+        let _ = sink.send(farewell()).await;
         let _ = sink.close().await;
     }
 
@@ -220,7 +220,7 @@ impl Attach {
         }
         reader.abort();
         let _ = sink.send(message(ERROR, success().to_string().as_bytes())).await;
-        let _ = sink.send(Message::Close(None)).await;
+        let _ = sink.send(farewell()).await;
         let _ = sink.close().await;
     }
 }
@@ -230,6 +230,11 @@ fn message(channel: u8, bytes: &[u8]) -> Message {
     data.push(channel);
     data.extend_from_slice(bytes);
     Message::Binary(data.into())
+}
+
+/// The end as clients expect it: a normal one.
+fn farewell() -> Message {
+    Message::Close(Some(CloseFrame { code: close_code::NORMAL, reason: Utf8Bytes::from_static("") }))
 }
 
 fn success() -> Value {

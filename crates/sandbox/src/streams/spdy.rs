@@ -173,6 +173,8 @@ impl Encoder {
         headers.put_u16_le(plain.len() as u16);
         headers.put_u16_le(!(plain.len() as u16));
         headers.put_slice(&plain);
+        // An empty block: decompressors hand out what they have when they meet one.
+        headers.put_slice(&[0, 0, 0, 0xff, 0xff]);
         let mut body = BytesMut::new();
         body.put_u32(stream);
         body.put_slice(&headers);
