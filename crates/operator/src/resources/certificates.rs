@@ -49,8 +49,8 @@ fn text(secret: &Secret, key: &str) -> Option<String> {
     String::from_utf8(secret.data.as_ref()?.get(key)?.0.clone()).ok()
 }
 
-fn data<const N: usize>(entries: [(&str, &str); N]) -> Option<BTreeMap<String, ByteString>> {
-    Some(entries.map(|(key, value)| (key.to_owned(), ByteString(value.as_bytes().to_vec()))).into())
+fn data<const N: usize>(entries: [(&str, &str); N]) -> BTreeMap<String, ByteString> {
+    entries.map(|(key, value)| (key.to_owned(), ByteString(value.as_bytes().to_vec()))).into()
 }
 
 /// Validity of so many days from yesterday (clocks differ).
@@ -97,7 +97,7 @@ pub(super) async fn ca(
     let ca = new_ca(root, Timestamp::now()).map_err(|error| trouble(&what(), error))?;
     let secret = Secret {
         metadata: ObjectMeta { name: Some(name.clone()), ..meta.clone() },
-        data: data([(CA_CERTIFICATE, &ca.certificate), (CERTIFICATE, &ca.certificate), (KEY, &ca.key)]),
+        data: Some(data([(CA_CERTIFICATE, &ca.certificate), (CERTIFICATE, &ca.certificate), (KEY, &ca.key)])),
         type_: Some("kubernetes.io/tls".to_owned()),
         ..Secret::default()
     };
@@ -144,7 +144,7 @@ pub(super) async fn ensure(
     metadata.annotations.get_or_insert_default().insert(ISSUED_FOR.to_owned(), issued_for);
     let secret = Secret {
         metadata,
-        data: data([(CA_CERTIFICATE, &ca.certificate), (CERTIFICATE, &certificate), (KEY, &key)]),
+        data: Some(data([(CA_CERTIFICATE, &ca.certificate), (CERTIFICATE, &certificate), (KEY, &key)])),
         type_: Some("kubernetes.io/tls".to_owned()),
         ..Secret::default()
     };

@@ -15,6 +15,7 @@ mod volumes;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use api::MariaDB;
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
 use tokio::task::JoinHandle;
@@ -147,18 +148,20 @@ struct Worker {
     applied: Applied,
     /// The pod that was deleted last to have it replaced: the cache may still show it.
     replaced: Option<String>,
+    /// The object as our last write of its status gave it: the cache may still show an older one.
+    written: Option<MariaDB>,
 }
 
 impl Worker {
     fn new(context: Context, key: Key, uid: String) -> Self {
-        Self { context, key, uid, applied: Applied::default(), replaced: None }
+        Self { context, key, uid, applied: Applied::default(), replaced: None, written: None }
     }
 
     async fn run(mut self) {
         let sleeper = self.context.caches.sleeper(&self.key);
         let mut pause = BACKOFF.0;
         loop {
-            let passed = tokio::time::timeout(PASS_LIMIT, self.pass()).await;
+            let passed = tokio::time::timeout(PASS_LIMIT, Box::pin(self.pass())).await;
             let wait = match passed {
                 Ok(Some(Ok(next))) => {
                     pause = BACKOFF.0;
@@ -186,13 +189,13 @@ impl Worker {
         if object.uid().as_deref() != Some(&self.uid) || object.metadata.deletion_timestamp.is_some() {
             return None;
         }
-        let outcome = reconcile::reconcile(self, &object).await;
+        let outcome = Box::pin(reconcile::reconcile(self, &object)).await;
         if let Err(trouble) = &outcome.result
             && !matches!(trouble, Trouble::Waiting { .. })
         {
             tracing::warn!(namespace, object = name, reason = trouble.reason(), error = %trouble, "not as it should be");
         }
-        let written = status::write(&self.context, &object, &outcome).await;
+        let written = Box::pin(status::write(self, &object, &outcome)).await;
         if let Err(error) = &written {
             tracing::warn!(namespace, object = name, %error, "the status was not written");
         }

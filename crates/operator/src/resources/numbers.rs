@@ -50,7 +50,7 @@ pub(super) async fn first_server_id(
 fn free(taken: impl Iterator<Item = u32>) -> u32 {
     let block = names::SERVER_ID_BLOCK;
     let blocks: std::collections::BTreeSet<u32> = taken.map(|start| start / block).collect();
-    (1..).find(|n| !blocks.contains(n)).unwrap_or(1) * block + 1
+    (1..u32::MAX / block).find(|n| !blocks.contains(n)).unwrap_or(1) * block + 1
 }
 
 async fn read(context: &Context, namespace: &str, object: &str) -> Result<Option<u32>, Trouble> {

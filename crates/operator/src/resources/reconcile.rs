@@ -36,7 +36,7 @@ pub(super) async fn reconcile(worker: &mut Worker, object: &MariaDB) -> Outcome 
     };
     let mut outcome = Outcome { resolved: Ok(resolved.clone()), user_cnf: None, result: Ok(None), updating: None };
     if !resolved.suspend {
-        let result = carry_out(worker, object, resolved, &mut outcome).await;
+        let result = Box::pin(carry_out(worker, object, resolved, &mut outcome)).await;
         outcome.result = result;
     }
     outcome
@@ -49,7 +49,7 @@ async fn carry_out(
     outcome: &mut Outcome,
 ) -> Result<Option<Duration>, Trouble> {
     let context = worker.context.clone();
-    let known = dereference::dereference(&context, given, resolved).await?;
+    let known = Box::pin(dereference::dereference(&context, given, resolved)).await?;
     outcome.user_cnf = Some(known.user_cnf.clone());
     let object = &known.object;
     let current = context.caches.sets.get(&ObjectRef::new(&object.name).within(&object.namespace));

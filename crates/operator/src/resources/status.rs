@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::reconcile::Outcome;
 use super::roll::{is_ready, pods_of};
-use super::{Trouble, call};
+use super::{Trouble, Worker, call};
 use crate::Context;
 
 /// What the replication loop says of a member whose server refuses its options (`topology::decide`).
@@ -33,12 +33,15 @@ fn say(kind: &'static str, status: bool, reason: &str, message: impl Into<String
 }
 
 /// Writes what differs from what is there, and publishes what people should hear of.
-pub(super) async fn write(context: &Context, object: &MariaDB, outcome: &Outcome) -> Result<(), Trouble> {
+pub(super) async fn write(worker: &mut Worker, object: &MariaDB, outcome: &Outcome) -> Result<(), Trouble> {
+    let context = worker.context.clone();
+    let context = &context;
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     let pods: Vec<_> = pods_of(context, &namespace, &name).into_iter().map(|(_, pod)| pod).collect();
     let ready = pods.iter().filter(|pod| is_ready(pod)).count();
     let wanted = object.spec.replicas.unwrap_or(1).max(0) as usize;
-    let before = object.status.clone().unwrap_or_default();
+    let newest = worker.written.as_ref().filter(|written| newer(written, object)).unwrap_or(object);
+    let before = newest.status.clone().unwrap_or_default();
 
     let said = [
         readiness(object, outcome, &pods, ready, wanted),
@@ -71,13 +74,23 @@ pub(super) async fn write(context: &Context, object: &MariaDB, outcome: &Outcome
         "metadata": {"name": name}, "status": status});
     let params = PatchParams::apply(names::RESOURCES_MANAGER).force();
     match call(|| format!("write the status of {name}"), api.patch_status(&name, &params, &Patch::Apply(&body))).await {
-        Ok(_) => Ok(()),
+        Ok(mut written) => {
+            written.metadata.managed_fields = None;
+            worker.written = Some(written);
+            Ok(())
+        }
         // It is gone.
         Err(Trouble::Api { source, .. }) if matches!(&*source, kube::Error::Api(status) if status.code == 404) => {
             Ok(())
         }
         Err(trouble) => Err(trouble),
     }
+}
+
+/// Versions are opaque, but for being numbers that grow.
+fn newer(written: &MariaDB, cached: &MariaDB) -> bool {
+    let version = |object: &MariaDB| object.resource_version().and_then(|version| version.parse::<u64>().ok());
+    written.uid() == cached.uid() && version(written) > version(cached)
 }
 
 fn readiness(object: &MariaDB, outcome: &Outcome, pods: &[std::sync::Arc<Pod>], ready: usize, wanted: usize) -> Said {
