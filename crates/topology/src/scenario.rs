@@ -1,6 +1,6 @@
 //! A small world for tests: members that do what they are told (or not), and the loop that decides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::action::{Action, Command, Endpoint, Stamp};
@@ -106,6 +106,8 @@ pub(crate) struct Model {
     pub(crate) claim: Claim,
     pub(crate) state: MemberState,
     pub(crate) silent: bool,
+    /// Which transactions are in the data, whatever the server's variables say: (server id, sequence).
+    content: BTreeSet<(u32, u64)>,
     /// What is still heard of it, while its reports are held up.
     frozen: Option<MemberState>,
     /// Every order is refused with this.
@@ -162,6 +164,7 @@ impl World {
                     ..replica_state(&intent.name.0, intent.server_id, "")
                 },
                 silent: false,
+                content: BTreeSet::new(),
                 frozen: None,
                 refuses: None,
                 disk: None,
@@ -211,6 +214,7 @@ impl World {
         self.restart_pod(member);
         let model = self.member(member);
         model.disk = None;
+        model.content.clear();
         model.state.volume = Volume::Empty;
         model.state.accepted = Stamp::default();
     }
@@ -226,7 +230,9 @@ impl World {
         let model = self.member(member);
         let server_id = model.state.server_id;
         let server = model.state.server.as_mut().expect("a running server");
-        let sequence = server.gtid_binlog_pos.furthest(&server.gtid_slave_pos).sequence(0) + transactions;
+        let before = server.gtid_binlog_pos.furthest(&server.gtid_slave_pos).sequence(0);
+        let sequence = before + transactions;
+        model.content.extend((before + 1..=sequence).map(|n| (server_id, n)));
         let gtid = Gtid { domain: 0, server_id, sequence };
         server.gtid_binlog_pos.0.insert(0, gtid);
         server.gtid_binlog_state.add(gtid);
@@ -234,10 +240,10 @@ impl World {
 
     /// Replicas apply what their source has.
     fn replicate(&mut self) {
-        let sources: BTreeMap<String, ServerState> = self
+        let sources: BTreeMap<String, (ServerState, BTreeSet<(u32, u64)>)> = self
             .members
             .values()
-            .filter_map(|m| Some((format!("{}.ns.svc", m.state.name), m.state.server.clone()?)))
+            .filter_map(|m| Some((format!("{}.ns.svc", m.state.name), (m.state.server.clone()?, m.content.clone()))))
             .collect();
         for model in self.members.values_mut() {
             let Some(server) = model.state.server.as_mut() else { continue };
@@ -246,7 +252,8 @@ impl World {
             if replication.io != ThreadState::No {
                 replication.io = if source.is_some() { ThreadState::Yes } else { ThreadState::Connecting };
             }
-            if let (true, Some(source)) = (crate::memory::works(replication), source) {
+            if let (true, Some((source, content))) = (crate::memory::works(replication), source) {
+                model.content.extend(content);
                 server.gtid_slave_pos = server.gtid_slave_pos.furthest(&source.gtid_binlog_pos);
                 server.gtid_binlog_pos = server.gtid_binlog_pos.furthest(&source.gtid_binlog_pos);
                 server.gtid_binlog_state = server.gtid_binlog_state.union(&source.gtid_binlog_state);
@@ -331,6 +338,12 @@ impl World {
                 (Volume::Data { data_id }, Some(replaced)) if data_id == replaced => {
                     let holder = self.record.holder_identity();
                     assert_ne!(holder, Some(data_id.0.as_str()), "the primary's data was to be replaced");
+                    let primary = self.members.values().find(|model| {
+                        matches!(&model.state.volume, Volume::Data { data_id } if Some(data_id.0.as_str()) == holder)
+                    });
+                    let primary = primary.expect("a re-seed without a primary");
+                    let lost: Vec<_> = self.members[member].content.difference(&primary.content).collect();
+                    assert!(lost.is_empty(), "a re-seed of {member} would lose {lost:?}");
                 }
                 other => panic!("a clone over what it does not name: {other:?}"),
             },
@@ -346,8 +359,11 @@ impl World {
 
     fn execute(&mut self, member: &MemberName, command: &Command) {
         let now = self.now;
-        let copies: BTreeMap<String, Option<ServerState>> =
-            self.members.iter().map(|(other, model)| (format!("{other}.ns.svc"), model.state.server.clone())).collect();
+        let copies: BTreeMap<String, (Option<ServerState>, BTreeSet<(u32, u64)>)> = self
+            .members
+            .iter()
+            .map(|(other, model)| (format!("{other}.ns.svc"), (model.state.server.clone(), model.content.clone())))
+            .collect();
         let model = self.members.get_mut(member).expect("a member of this world");
         model.memory.begin(command, now);
         let answers = model.pod == Pod::Running && !model.silent && command.stamp >= model.state.accepted;
@@ -370,7 +386,9 @@ impl World {
             Action::Clone { donor, data_id, replaces: _ } => {
                 model.state.phase = Phase::Cloning { donor: donor.host.clone(), received: 0, total: None };
                 (model.state.server, model.disk) = (None, None);
-                if let Some(mut server) = copies.get(&donor.host).cloned().flatten() {
+                model.content.clear();
+                if let Some((Some(mut server), content)) = copies.get(&donor.host).cloned() {
+                    model.content = content;
                     server.gtid_slave_pos = server.gtid_slave_pos.furthest(&server.gtid_binlog_pos);
                     server.gtid_binlog_pos = GtidPosition::default();
                     server.gtid_binlog_state = BinlogState::default();

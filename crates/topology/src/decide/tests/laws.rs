@@ -115,7 +115,7 @@ fn strike(world: &mut World, mishap: Mishap) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens(mishaps in prop::collection::vec(any_mishap(), 1..60)) {
