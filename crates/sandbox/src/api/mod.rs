@@ -7,11 +7,9 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
-use apiserver::{Identity, Server};
-use axum::response::{IntoResponse, Response};
+use apiserver::Server;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use http::{HeaderMap, StatusCode};
 use kube::Client;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -93,19 +91,4 @@ impl ApiServer {
         let text = serde_json::to_string_pretty(&config).map_err(|e| ApiError(e.to_string()))?;
         pki::write_private(path, &text).map_err(|e| ApiError(format!("{}: {e}", path.display())))
     }
-}
-
-/// Who a request without a certificate is from; `None` for a token that is not valid.
-fn authenticate(server: &Server, headers: &HeaderMap) -> Option<Identity> {
-    let Some(header) = headers.get(http::header::AUTHORIZATION) else { return Some(Identity::anonymous()) };
-    let (scheme, token) = header.to_str().ok()?.split_once(' ')?;
-    if scheme.eq_ignore_ascii_case("bearer") { apiserver::auth::authenticate(server, token.trim()) } else { None }
-}
-
-fn unauthorized() -> Response {
-    let status = json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "message": "Unauthorized", "reason": "Unauthorized", "code": 401,
-    });
-    (StatusCode::UNAUTHORIZED, axum::Json(status)).into_response()
 }
