@@ -21,6 +21,7 @@ enum Mishap {
     LoseRecord,
     OldRecord(u8),
     Write(u8),
+    Errant(u8),
     StopThreads(u8),
     SqlError(u8, u16),
     IoError(u8, u16),
@@ -43,6 +44,7 @@ fn any_mishap() -> impl Strategy<Value = Mishap> {
         1 => Just(Mishap::LoseRecord),
         1 => (0..5u8).prop_map(Mishap::OldRecord),
         2 => member.clone().prop_map(Mishap::Write),
+        1 => member.clone().prop_map(Mishap::Errant),
         1 => member.clone().prop_map(Mishap::StopThreads),
         1 => (member.clone(), prop::sample::select(vec![1062u16, 1032, 1950, 1205])).prop_map(|(m, e)| Mishap::SqlError(m, e)),
         1 => (member.clone(), prop::sample::select(vec![1236u16, 1045, 2003])).prop_map(|(m, e)| Mishap::IoError(m, e)),
@@ -79,6 +81,13 @@ fn strike(world: &mut World, mishap: Mishap) {
         Mishap::Write(n) => {
             if world.member(&name(n)).state.server.as_ref().is_some_and(|server| !server.read_only) {
                 world.write(&name(n), 1);
+            }
+        }
+        Mishap::Errant(n) => {
+            // Root writes on a replica; then its primary's next event is out of order.
+            if world.member(&name(n)).state.server.as_ref().is_some_and(|server| server.replication.is_some()) {
+                world.write(&name(n), 1);
+                strike(world, Mishap::SqlError(n, 1950));
             }
         }
         Mishap::StopThreads(n) | Mishap::SqlError(n, _) | Mishap::IoError(n, _) => {
@@ -134,6 +143,7 @@ proptest! {
                 Mishap::LoseVolume(_)
                 | Mishap::Foreign(_)
                 | Mishap::OpenByHand(_)
+                | Mishap::Errant(_)
                 | Mishap::LoseRecord
                 | Mishap::OldRecord(_) => {}
                 other => strike(&mut world, other),
