@@ -79,6 +79,11 @@ pub fn template(object: &mut Value, pointer: &str) {
 
 /// What only the server sets.
 pub fn prepare(pod: &mut Value, old: Option<&Value>) {
+    if let Some(class) = old.and_then(|old| old.pointer("/status/qosClass"))
+        && pod.pointer("/status/qosClass").is_none()
+    {
+        pod["status"]["qosClass"] = class.clone();
+    }
     if old.is_none() {
         let mut status = json!({"phase": "Pending", "qosClass": quality(pod)});
         if !list(pod, "/spec/schedulingGates").is_empty() {

@@ -145,6 +145,12 @@ pub fn admit(write: &Write<'_>, service: Option<&mut Value>, old: Option<&Value>
     };
     service["spec"]["clusterIP"] = address.as_str().into();
     service["spec"]["clusterIPs"] = json!([address]);
+    let unselected = service["spec"]["selector"].as_object().is_none_or(serde_json::Map::is_empty);
+    if address == "None" && unselected && service["spec"].get("ipFamilyPolicy").is_none() && service["spec"].get("ipFamilies").is_none() {
+        // Endpoints that someone else writes can be of either family.
+        service["spec"]["ipFamilies"] = json!(["IPv4", "IPv6"]);
+        service["spec"]["ipFamilyPolicy"] = "RequireDualStack".into();
+    }
     if service["spec"].get("ipFamilies").is_none() {
         service["spec"]["ipFamilies"] = json!(["IPv4"]);
     }

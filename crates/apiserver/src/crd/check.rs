@@ -380,3 +380,34 @@ fn path_exists(schema: &Value, path: &str) -> bool {
     }
     true
 }
+
+/// Warns of formats that mean nothing here.
+pub fn warnings(definition: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    for schema in versions(definition).iter().filter_map(|v| v.pointer("/schema/openAPIV3Schema")) {
+        formats(schema, &mut found);
+    }
+    found
+}
+
+fn formats(schema: &Value, found: &mut Vec<String>) {
+    const KNOWN: [&str; 38] = [
+        "bsonobjectid", "uri", "email", "hostname", "ipv4", "ipv6", "cidr", "mac", "uuid", "uuid3", "uuid4", "uuid5", "isbn", "isbn10", "isbn13",
+        "creditcard", "ssn", "hexcolor", "rgbcolor", "byte", "password", "date", "duration", "datetime", "date-time", "int32", "int64", "float",
+        "double", "k8s-short-name", "k8s-long-name", "int-or-string", "quantity", "int8", "int16", "uint8", "uint32", "uint64",
+    ];
+    if let Some(format) = schema.get("format").and_then(Value::as_str).filter(|f| !KNOWN.contains(f)) {
+        let warning = format!("unrecognized format {format:?}");
+        if !found.contains(&warning) {
+            found.push(warning);
+        }
+    }
+    for property in schema.get("properties").and_then(Value::as_object).into_iter().flat_map(Map::values) {
+        formats(property, found);
+    }
+    for key in ["items", "additionalProperties"] {
+        if let Some(inner) = schema.get(key) {
+            formats(inner, found);
+        }
+    }
+}

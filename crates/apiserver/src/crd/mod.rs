@@ -229,20 +229,14 @@ pub fn shape(kind: &Kind, object: &mut Value) -> Vec<String> {
     dropped
 }
 
-/// Validates a custom resource. What was already wrong and has not changed may stay; it comes
-/// back as warnings, after the errors.
+/// Validates a custom resource. What was already wrong and has not changed may stay; rules
+/// that are broken so come back as warnings, beside the errors.
 pub fn validate(kind: &Kind, object: &Value, old: Option<&Value>) -> (Vec<FieldError>, Vec<String>) {
     let schema = kind.schema();
     let mut warnings = Vec::new();
     let mut errors = validate::validate(schema, object);
     if let Some(old) = old {
-        errors.retain(|error| {
-            let stays = unchanged(schema, object, old, &error.field);
-            if stays {
-                warnings.push(error.to_string());
-            }
-            !stays
-        });
+        errors.retain(|error| !unchanged(schema, object, old, &error.field));
     }
     let scale = kind.custom.as_ref().and_then(|c| c.scale.as_ref());
     for path in scale.into_iter().flat_map(|s| [&s.spec, &s.status]) {

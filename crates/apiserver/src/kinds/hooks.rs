@@ -17,6 +17,7 @@ pub fn hooks(kind: &Kind) -> Hooks {
         ("apiextensions.k8s.io", _) => Hooks {
             default: crate::crd::complete,
             validate: |object, old, _| crate::crd::check::check(object, old),
+            warn: |object, _| crate::crd::check::warnings(object),
             begin_delete: crate::crd::begin_delete,
             ..any
         },
@@ -34,6 +35,7 @@ pub fn hooks(kind: &Kind) -> Hooks {
             prepare: service::prepare,
             admit: service::admit,
             validate: check_service::service,
+            warn: check_service::warnings,
             field: |object, name| text_field(object, name, &["spec.clusterIP", "spec.type"]),
             fields: &["spec.clusterIP", "spec.type"],
             ..any
@@ -41,10 +43,14 @@ pub fn hooks(kind: &Kind) -> Hooks {
         ("", "Secret") => Hooks {
             default: objects::secret,
             validate: check::secret,
+            warn: check::secret_warnings,
             field: |object, name| text_field(object, name, &["type"]),
             fields: &["type"],
             ..any
         },
+        ("", "Endpoints") => {
+            Hooks { warn: |_, _| vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()], ..any }
+        }
         ("", "ConfigMap") => Hooks { validate: check::config_map, ..any },
         ("", "Namespace") => Hooks {
             default: objects::namespace,

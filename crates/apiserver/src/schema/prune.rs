@@ -16,6 +16,14 @@ fn node(schema: &Schema, value: &mut Value, path: &str, inherited: bool, dropped
     if schema.reference.is_some() {
         return; // metadata: decoded by its own type
     }
+    if schema.embedded
+        && let Some(metadata) = value.get_mut("metadata")
+    {
+        // Metadata of embedded resources is decoded as metadata; what cannot be is judged later.
+        if let Ok(decoded) = super::decode::value(metadata, super::builtin::definition("meta.v1.ObjectMeta")) {
+            *metadata = decoded.value;
+        }
+    }
     let keeps = schema.preserve_unknown || matches!(schema.additional, Additional::Any) || inherited;
     match value {
         Value::Object(map) => {

@@ -144,8 +144,7 @@ fn node(schema: &Schema, value: &Value, path: &str, errors: &mut Vec<FieldError>
                 }
                 if let Some(min) = checks.min_length.filter(|min| length < *min) {
                     errors.push(FieldError::invalid(path, value, &format!("{path} in body should be at least {min} chars long")));
-                }
-                if let Some((source, Some(_))) = checks.pattern.as_ref().filter(|(_, r)| r.as_ref().is_some_and(|r| !r.is_match(text))) {
+                } else if let Some((source, Some(_))) = checks.pattern.as_ref().filter(|(_, r)| r.as_ref().is_some_and(|r| !r.is_match(text))) {
                     errors.push(FieldError::invalid(path, value, &format!("{path} in body should match '{source}'")));
                 }
             }
@@ -210,6 +209,11 @@ fn numbers(checks: &Checks, number: f64, is_float: bool, value: &Value, path: &s
 }
 
 fn object(schema: &Schema, fields: &Map<String, Value>, path: &str, errors: &mut Vec<FieldError>) {
+    if schema.embedded {
+        for name in ["apiVersion", "kind"].iter().filter(|name| !fields.contains_key(**name)) {
+            errors.push(FieldError::required(child(path, name), ""));
+        }
+    }
     for name in schema.required.iter().filter(|name| !fields.contains_key(*name)) {
         errors.push(FieldError::required(child(path, name), ""));
     }

@@ -378,3 +378,15 @@ pub fn new_event(event: &Value, old: Option<&Value>, _: Operation) -> Vec<FieldE
     }
     errors
 }
+
+/// Warns of a TLS secret that holds no certificate.
+pub fn secret_warnings(secret: &Value, _old: Option<&Value>) -> Vec<String> {
+    use base64::Engine as _;
+    let certificate = secret.pointer("/data/tls.crt").and_then(Value::as_str).unwrap_or_default();
+    let bytes = base64::engine::general_purpose::STANDARD.decode(certificate).unwrap_or_default();
+    let is_pem = String::from_utf8_lossy(&bytes).contains("-----BEGIN ");
+    if text(secret, "/type") == "kubernetes.io/tls" && !is_pem {
+        return vec!["tls: failed to find any PEM data in certificate input".to_owned()];
+    }
+    Vec::new()
+}

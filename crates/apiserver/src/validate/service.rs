@@ -94,3 +94,11 @@ fn one_port<'p>(port: &'p Value, at: &str, named: bool, ty: &str, seen: &mut BTr
         }
     }
 }
+
+/// Warns of fields that are going away.
+pub fn warnings(service: &Value, _old: Option<&Value>) -> Vec<String> {
+    if list(service, "/spec/externalIPs").is_empty() {
+        return Vec::new();
+    }
+    vec!["spec.externalIPs is deprecated and may no longer be implemented in some clusters".to_owned()]
+}
