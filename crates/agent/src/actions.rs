@@ -10,12 +10,15 @@ use topology::{Command, DataId};
 
 use crate::{Shared, bootstrap, receive, state, volume};
 
+/// Copies that hold prepared transactions are made again so often in all.
+const MOST_COPIES: u32 = 4;
+
 /// The action under way.
 #[derive(Default)]
 pub(crate) struct Doing(Mutex<Option<&'static str>>);
 
 /// Holds the place of the one action under way.
-struct Turn(Arc<Shared>);
+pub(crate) struct Turn(Arc<Shared>);
 
 impl Drop for Turn {
     fn drop(&mut self) {
@@ -23,7 +26,7 @@ impl Drop for Turn {
     }
 }
 
-fn take_turn(shared: &Arc<Shared>, name: &'static str) -> Result<Turn, Refusal> {
+pub(crate) fn take_turn(shared: &Arc<Shared>, name: &'static str) -> Result<Turn, Refusal> {
     let mut doing = shared.doing.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(doing) = *doing {
         return Err(Refusal::Busy { doing: doing.into() });
@@ -136,7 +139,7 @@ async fn act(shared: &Arc<Shared>, turn: Turn, action: Action) -> Result<Outcome
 /// A change of the secret's password reaches root's accounts before clients do.
 async fn open_with_password(session: &mut sql::Session, password: &str) -> Result<(), sql::SqlError> {
     session.open_for_writes().await?;
-    session.ensure_root_password(password).await
+    session.ensure_password("root", password).await
 }
 
 async fn session(shared: &Shared) -> Result<sql::Session, Refusal> {
@@ -218,10 +221,18 @@ fn clone(
     let phase = Phase::Cloning { donor: donor.host.clone(), received: 0, total: None };
     shared.state.update(|state| state.phase = phase);
     long(shared, turn, |shared| async move {
-        let result = receive::clone(&shared, &donor, &data_id).await;
-        look_again(&shared);
-        result?;
-        receive::start(&shared).await
+        for _ in 0..MOST_COPIES {
+            let result = receive::clone(&shared, &donor, &data_id).await;
+            look_again(&shared);
+            result?;
+            let usable = receive::start_copy(&shared).await;
+            look_again(&shared);
+            if usable? {
+                return Ok(());
+            }
+        }
+        let message = format!("{MOST_COPIES} copies in a row held prepared transactions and did not start");
+        Err(Phase::Failed { reason: "CloneFailed".into(), message })
     });
     Ok(Outcome::Started)
 }
@@ -231,28 +242,49 @@ fn look_again(shared: &Shared) {
     shared.state.update(|state| state.volume = volume);
 }
 
+/// What was told last, so that a change of the mounted password can be followed up.
+#[derive(Default)]
+pub(crate) struct Told {
+    /// Replication accounts: those that replicate, and the one that only logs in.
+    accounts: Mutex<Option<(Vec<String>, String)>>,
+    /// The source, and the password that the connection has.
+    source: Mutex<Option<(Source, String)>>,
+}
+
+fn remember<T>(place: &Mutex<Option<T>>, what: Option<T>) {
+    *place.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = what;
+}
+
+fn recall<T: Clone>(place: &Mutex<Option<T>>) -> Option<T> {
+    place.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+}
+
+fn replication_password(shared: &Shared) -> Result<String, Refusal> {
+    let missing = || not_possible(format!("no {} is mounted", paths::REPLICATION_PASSWORD));
+    shared.places.replication_password().ok_or_else(missing)
+}
+
 async fn accounts(shared: &Arc<Shared>, users: &[String], login_only: &str) -> Result<Outcome, Refusal> {
-    let password = shared
-        .places
-        .replication_password()
-        .ok_or_else(|| not_possible(format!("no {} is mounted", paths::REPLICATION_PASSWORD)))?;
+    let password = replication_password(shared)?;
     let mut session = session(shared).await?;
     let all = users.iter().map(|user| (user.as_str(), true)).chain([(login_only, false)]);
     for (user, replicates) in all {
         let account = sql::Account { user, password: &password, replicates, tls: replicates && shared.config.tls };
         session.ensure_account(&account).await.map_err(|e| statement(&e))?;
     }
+    remember(&shared.told.accounts, Some((users.to_vec(), login_only.to_owned())));
     Ok(Outcome::Done)
 }
 
 async fn follow(shared: &Arc<Shared>, source: &Source) -> Result<Outcome, Refusal> {
-    let password = shared
-        .places
-        .replication_password()
-        .ok_or_else(|| not_possible(format!("no {} is mounted", paths::REPLICATION_PASSWORD)))?;
+    let password = replication_password(shared)?;
     let ca = shared.places.server_tls.join("ca.crt");
     let mut session = session(shared).await?;
-    session.follow(&sql::Follow { source, password: &password, ca: &ca }).await.map_err(|e| statement(&e))?;
+    let password_known = recall(&shared.told.source).is_some_and(|(_, known)| known == password);
+    remember(&shared.told.source, None);
+    let follow = sql::Follow { source, password: &password, password_known, ca: &ca };
+    session.follow(&follow).await.map_err(|e| statement(&e))?;
+    remember(&shared.told.source, Some((source.clone(), password)));
     // The threads connect within a moment: wait for that, so that the next look sees them so.
     for _ in 0..10 {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -266,4 +298,49 @@ async fn follow(shared: &Arc<Shared>, source: &Source) -> Result<Outcome, Refusa
         }
     }
     Ok(Outcome::Done)
+}
+
+/// A changed Secret is mounted by and by; what has it from there follows: the accounts on the primary, the connection of a replica.
+pub(crate) async fn follow_passwords(shared: Arc<Shared>) {
+    const LOOK_EVERY: Duration = Duration::from_secs(5);
+    let passwords = |shared: &Shared| {
+        (shared.places.root_password(), shared.places.user_password(), shared.places.replication_password())
+    };
+    let mut applied = passwords(&shared);
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let now = passwords(&shared);
+        let Some(server) = shared.state.now().server else { continue };
+        if now == applied {
+            continue;
+        }
+        let Ok(turn) = take_turn(&shared, "new passwords") else { continue };
+        let result = match &server.replication {
+            None if !server.read_only => passwords_of_primary(&shared).await,
+            _ => match recall(&shared.told.source) {
+                Some((source, known)) if now.2.as_ref() != Some(&known) => follow(&shared, &source).await.map(drop),
+                _ => Ok(()),
+            },
+        };
+        drop(turn);
+        match result {
+            Ok(()) => applied = now,
+            Err(error) => tracing::warn!(%error, "new passwords are not in force yet"),
+        }
+    }
+}
+
+async fn passwords_of_primary(shared: &Arc<Shared>) -> Result<(), Refusal> {
+    tracing::info!("passwords changed: the accounts get them");
+    if let Some((users, login_only)) = recall(&shared.told.accounts) {
+        accounts(shared, &users, &login_only).await?;
+    }
+    let mut session = session(shared).await?;
+    if let (Some(user), Some(password)) = (&shared.config.username, shared.places.user_password()) {
+        session.ensure_password(user, &password).await.map_err(|e| statement(&e))?;
+    }
+    if let Some(password) = shared.places.root_password().filter(|_| !shared.config.root_empty_password) {
+        session.ensure_password("root", &password).await.map_err(|e| statement(&e))?;
+    }
+    Ok(())
 }

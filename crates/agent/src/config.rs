@@ -127,6 +127,11 @@ pub(crate) async fn wait_with_stderr(
     Ok((status, String::from_utf8_lossy(&text).into_owned()))
 }
 
+/// Some values are refused only by a server that really starts.
+pub(crate) fn refused_at_start(places: &Places, words: &str) -> Option<Phase> {
+    words.lines().any(|line| line.contains("[ERROR]") && complaint(line).is_some()).then(|| refused(places, words))
+}
+
 /// What the server's words say about its options.
 fn refused(places: &Places, stderr: &str) -> Phase {
     let user = std::fs::read_to_string(places.config.join(paths::CNF_PARTS[1])).unwrap_or_default();

@@ -60,13 +60,11 @@ pub(crate) fn donate(shared: &Arc<Shared>) -> Result<Frames, String> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let (sender, frames) = mpsc::channel(WAITING);
-    let start = Start {
-        estimated_bytes: data_size(&shared.places.data()),
-        version: server.version,
-        from_primary: server.replication.is_none(),
-    };
+    let data = shared.places.data();
     tokio::spawn(async move {
         let _place = place;
+        let estimated_bytes = tokio::task::spawn_blocking(move || data_size(&data)).await.unwrap_or_default();
+        let start = Start { estimated_bytes, version: server.version, from_primary: server.replication.is_none() };
         copy(command, start, sender).await;
     });
     Ok(frames)

@@ -38,7 +38,12 @@ pub(crate) struct Listeners {
 impl Listeners {
     pub(crate) async fn open(shared: &Arc<Shared>) -> Result<Self, StartError> {
         let listen = async |port: u16| {
-            TcpListener::bind(("0.0.0.0", port)).await.map_err(|source| StartError::Listen { port, source })
+            // Both families; where the kernel has no IPv6, the other one.
+            match TcpListener::bind(("::", port)).await {
+                Ok(listener) => Ok(listener),
+                Err(_) => TcpListener::bind(("0.0.0.0", port)).await,
+            }
+            .map_err(|source| StartError::Listen { port, source })
         };
         Ok(Self {
             api: listen(shared.places.agent_port).await?,

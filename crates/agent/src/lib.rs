@@ -88,17 +88,13 @@ pub(crate) struct Shared {
     pub(crate) server: server::Server,
     pub(crate) stamps: stamps::Stamps,
     pub(crate) doing: actions::Doing,
+    pub(crate) told: actions::Told,
 }
 
 /// Runs as process 1.
 pub fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_target(false)
-        .with_max_level(tracing::Level::INFO)
-        .init();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build() {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_max_level(tracing::Level::INFO).init();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build() {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "no runtime");
@@ -136,6 +132,7 @@ pub async fn run(me: Me, places: Places) -> Result<(), StartError> {
         state: state::Board::new(&me, server_id, volume, stamps.highest()),
         server: server::Server::default(),
         doing: actions::Doing::default(),
+        told: actions::Told::default(),
         stamps,
         me,
         places,
@@ -147,6 +144,7 @@ pub async fn run(me: Me, places: Places) -> Result<(), StartError> {
     tokio::spawn(state::poll(Arc::clone(&shared)));
     tokio::spawn(state::watch_disk(Arc::clone(&shared)));
     tokio::spawn(record::start_without_decision(Arc::clone(&shared)));
+    tokio::spawn(actions::follow_passwords(Arc::clone(&shared)));
     processes::told_to_stop().await;
     tracing::info!("told to stop: stopping the server");
     shared.server.stop(&shared).await;

@@ -49,7 +49,13 @@ async fn live(State(shared): State<Arc<Shared>>) -> Answer {
 async fn ready(State(shared): State<Arc<Shared>>) -> Answer {
     let state = shared.state.now();
     let own = role(&state, shared.config.max_lag_seconds);
-    if let (Ok(Role::Replica { connected: true }), Some(probe)) = (&own, &shared.config.probes.readiness) {
+    // A probe written for replicas must not take the primary, or all that is left, out of service. A single server is neither.
+    let asked = match &own {
+        Ok(Role::Replica { connected }) => *connected,
+        Ok(Role::Primary) => !shared.config.replication,
+        Err(_) => false,
+    };
+    if let (true, Some(probe)) = (asked, &shared.config.probes.readiness) {
         return answer(run(&shared, probe).await);
     }
     answer(own.map(|role| format!("{role:?}")))

@@ -72,12 +72,15 @@ fn reap() {
 
 /// Returns when the agent is told to stop.
 pub(crate) async fn told_to_stop() {
-    let (Ok(mut term), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut interrupt), Ok(mut quit)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::quit()))
+    else {
         return std::future::pending().await;
     };
     tokio::select! {
         _ = term.recv() => {}
         _ = interrupt.recv() => {}
+        _ = quit.recv() => {}
     }
 }
 

@@ -4,10 +4,11 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use protocol::client::CloneFrame;
-use protocol::clone::End;
+use protocol::client::{CloneFrame, CloneStream};
+use protocol::clone::{End, Start};
 use protocol::{AgentClient, Identity};
 use tokio::io::AsyncWriteExt as _;
+use tokio::process::ChildStdin;
 use topology::action::Endpoint;
 use topology::member::Phase;
 use topology::{DataId, GtidPosition};
@@ -33,7 +34,7 @@ pub(crate) async fn clone(shared: &Arc<Shared>, donor: &Endpoint, data_id: &Data
     let started = Instant::now();
     let result = receive(shared, donor, data_id).await;
     if result.is_err() {
-        let _ = volume::remove(&shared.places.data_new());
+        let _ = volume::remove_in_background(&shared.places.data_new()).await;
     } else {
         tracing::info!(donor = donor.host, seconds = started.elapsed().as_secs_f32(), "copied");
     }
@@ -47,7 +48,7 @@ async fn receive(shared: &Arc<Shared>, donor: &Endpoint, data_id: &DataId) -> Re
     config::render(places, &shared.config, &shared.me).map_err(|e| io("my.cnf", e))?;
     config::check(shared).await?;
     let target = places.data_new();
-    volume::remove(&target).map_err(|e| io("data.new", e))?;
+    volume::remove_in_background(&target).await.map_err(|e| io("data.new", e))?;
 
     let identity = identity(places).map_err(|e| io("certificates", e))?;
     let tls = identity.client().map_err(|e| failed("CloneFailed", e.to_string()))?;
@@ -67,40 +68,14 @@ async fn receive(shared: &Arc<Shared>, donor: &Endpoint, data_id: &DataId) -> Re
     let mut stdin = child.child.stdin.take().ok_or_else(|| failed("CloneFailed", "mbstream has no standard input"))?;
     let unpacked = tokio::spawn(wait_with_stderr(child));
 
-    let mut received = 0;
-    let mut told = Instant::now();
-    let tell = |received| {
-        let phase = Phase::Cloning { donor: donor.host.clone(), received, total: Some(start.estimated_bytes) };
-        shared.state.update(|state| state.phase = phase);
-    };
-    tell(0);
-    loop {
-        match stream.next(SILENCE_LIMIT).await.map_err(donor_failed)? {
-            CloneFrame::Data(bytes) => {
-                if stdin.write_all(&bytes).await.is_err() {
-                    drop(stdin);
-                    return Err(unpack_failed(shared, unpacked.await));
-                }
-                received += bytes.len() as u64;
-                if told.elapsed() > PROGRESS_EVERY {
-                    told = Instant::now();
-                    tell(received);
-                }
-            }
-            CloneFrame::End(End::Complete) => break,
-            CloneFrame::End(End::Failed { message }) => {
-                return Err(failed("DonorFailed", format!("{}: mariadb-backup: {message}", donor.host)));
-            }
-            CloneFrame::Start(_) => return Err(failed("DonorFailed", format!("{}: began twice", donor.host))),
-        }
-    }
-    tell(received);
-    stdin.shutdown().await.map_err(|e| io("mbstream", e))?;
+    let copied = pump(shared, donor, &start, &mut stream, &mut stdin).await;
+    // mbstream ends with its input: it is waited for in any case, so that nothing is written behind our back.
     drop(stdin);
     let ended = unpacked.await;
-    match &ended {
-        Ok(Ok((status, _))) if status.success() => {}
-        _ => return Err(unpack_failed(shared, ended)),
+    match (copied, &ended) {
+        (Ok(()), Ok(Ok((status, _)))) if status.success() => {}
+        (Ok(()) | Err(None), _) => return Err(unpack_failed(shared, ended)),
+        (Err(Some(phase)), _) => return Err(phase),
     }
     prepare(shared).await?;
 
@@ -109,9 +84,45 @@ async fn receive(shared: &Arc<Shared>, donor: &Endpoint, data_id: &DataId) -> Re
     if let Some(position) = position {
         std::fs::write(target.join(POSITION), position.to_string()).map_err(|e| io("the position", e))?;
     }
-    volume::mark(&target, data_id, &volume::Owner::new(&shared.config, &shared.me)).map_err(|e| io("the mark", e))?;
     shared.server.stop(shared).await;
-    volume::put_in_place(places).map_err(|e| io("data", e))
+    shared.state.update(|state| state.phase = Phase::Starting);
+    let owner = volume::Owner::new(&shared.config, &shared.me);
+    volume::finish(places, data_id, owner).await.map_err(|e| io("data", e))
+}
+
+/// Carries the stream into mbstream's input. `Err(None)`: mbstream takes no more, and its own end tells why.
+async fn pump(
+    shared: &Shared,
+    donor: &Endpoint,
+    start: &Start,
+    stream: &mut CloneStream,
+    stdin: &mut ChildStdin,
+) -> Result<(), Option<Phase>> {
+    let donor_failed = |message: String| Some(failed("DonorFailed", format!("{}: {message}", donor.host)));
+    let mut received = 0;
+    let mut told = Instant::now();
+    let tell = |received| {
+        let phase = Phase::Cloning { donor: donor.host.clone(), received, total: Some(start.estimated_bytes) };
+        shared.state.update(|state| state.phase = phase);
+    };
+    tell(0);
+    loop {
+        match stream.next(SILENCE_LIMIT).await.map_err(|e| donor_failed(e.to_string()))? {
+            CloneFrame::Data(bytes) => {
+                stdin.write_all(&bytes).await.map_err(|_| None)?;
+                received += bytes.len() as u64;
+                if told.elapsed() > PROGRESS_EVERY {
+                    told = Instant::now();
+                    tell(received);
+                }
+            }
+            CloneFrame::End(End::Complete) => break,
+            CloneFrame::End(End::Failed { message }) => return Err(donor_failed(format!("mariadb-backup: {message}"))),
+            CloneFrame::Start(_) => return Err(donor_failed("began twice".into())),
+        }
+    }
+    tell(received);
+    stdin.flush().await.map_err(|_| None)
 }
 
 pub(crate) fn identity(places: &crate::Places) -> std::io::Result<Identity> {
@@ -132,7 +143,8 @@ async fn make_room(shared: &Arc<Shared>, estimated: u64) -> Result<(), Phase> {
     }
     tracing::warn!(free = disk.free, needed, "no room for two copies: the old data goes first");
     shared.server.stop(shared).await;
-    volume::remove(&places.data()).map_err(|e| failed("CloneFailed", format!("the old data: {e}")))
+    let removed = volume::remove_in_background(&places.data()).await;
+    removed.map_err(|e| failed("CloneFailed", format!("the old data: {e}")))
 }
 
 type Unpacked = Result<std::io::Result<(std::process::ExitStatus, String)>, tokio::task::JoinError>;
@@ -177,6 +189,22 @@ fn position(shared: &Shared) -> Result<GtidPosition, Phase> {
         .ok_or_else(|| failed("CloneFailed", "the copy does not say its position"))?;
     let gtids = text.trim().splitn(3, char::is_whitespace).nth(2).unwrap_or_default();
     gtids.replace('\n', "").parse().map_err(|e| failed("CloneFailed", format!("the copy's position: {e}")))
+}
+
+/// Starts the server of a copy that was just put in place. `false`: this copy cannot be used and is gone; another one may do.
+pub(crate) async fn start_copy(shared: &Arc<Shared>) -> Result<bool, Phase> {
+    start(shared).await?;
+    let mut watch = shared.state.subscribe();
+    let settled = watch.wait_for(|state| state.phase != Phase::Starting).await.map(|state| state.phase.clone());
+    let Ok(Phase::Failed { message, .. }) = settled else { return Ok(true) };
+    // A copy of a replica that applies can hold transactions between prepare and commit (5 of 36 did).
+    if !message.contains("prepared transactions") {
+        return Ok(true);
+    }
+    tracing::warn!(message, "this copy does not start; it is made again");
+    let removed = volume::remove_in_background(&shared.places.data()).await;
+    removed.map_err(|e| failed("CloneFailed", format!("a copy that does not start: {e}")))?;
+    Ok(false)
 }
 
 /// Starts the server; one that was copied gets its position before anybody can tell it to replicate.

@@ -4,76 +4,110 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::PostParams;
 use kube::{Api, Client};
-use topology::member::{Phase, Volume};
+use topology::member::{DataId, Phase, Volume};
 use topology::record::Record;
 
-use crate::Shared;
+use crate::{Shared, actions, config};
 
 /// With no decision for so long, the holder's agent starts it as primary. The only member of a topology does so at once.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two looks at the record.
-const EVERY: Duration = Duration::from_secs(10);
+/// Between two tries, at first and at most.
+const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+/// The API server answers within.
+const API_LIMIT: Duration = Duration::from_secs(5);
+/// Crash recovery can take long.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
-/// Starts the server of the record's holder when nobody decides.
+/// Starts the server of the record's holder whenever it is down and nobody decides.
 pub(crate) async fn start_without_decision(shared: Arc<Shared>) {
-    if !matches!(shared.state.now().volume, Volume::Data { .. }) {
-        return;
-    }
-    tokio::time::sleep(if shared.config.single_member { Duration::ZERO } else { PATIENCE }).await;
+    let mut state = shared.state.subscribe();
+    let mut pause = RETRY.0;
     loop {
-        let state = shared.state.now();
-        let Volume::Data { data_id } = state.volume else { return };
-        if state.phase != Phase::Waiting {
+        let down = |state: &topology::MemberState| {
+            state.phase == Phase::Waiting && matches!(state.volume, Volume::Data { .. })
+        };
+        if state.wait_for(down).await.is_err() {
             return;
         }
-        match record(&shared).await {
-            Ok(record) if record.holder.as_ref().is_some_and(|holder| holder.data_id == data_id) => {
-                tracing::info!("no decision: the record names this data as the holder; starting as primary");
-                match open(&shared).await {
-                    Ok(()) => return,
-                    Err(error) => tracing::warn!(error, "not started"),
-                }
-            }
-            Ok(_) => tracing::info!("no decision, and the record names another holder: waiting"),
-            Err(error) => tracing::warn!(error, "no decision, and the record cannot be read: waiting"),
+        // Read anew: others may have joined since this pod was made.
+        let alone = config::agent(&shared.places).is_ok_and(|config| config.single_member);
+        let decided = state.wait_for(|state| !down(state));
+        if !alone && tokio::time::timeout(PATIENCE, decided).await.is_ok() {
+            continue;
         }
-        tokio::time::sleep(EVERY).await;
+        match resume(&shared).await {
+            Ok(()) => pause = RETRY.0,
+            Err(why) => {
+                tracing::info!(why, "no decision: waiting");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY.1);
+            }
+        }
     }
 }
 
-async fn record(shared: &Shared) -> Result<Record, String> {
-    let client = tokio::time::timeout(Duration::from_secs(5), Client::try_default())
-        .await
-        .map_err(|_| "no client in time".to_owned())?
-        .map_err(|e| e.to_string())?;
-    let leases: Api<Lease> = Api::namespaced(client, &shared.me.namespace);
-    let lease = tokio::time::timeout(Duration::from_secs(5), leases.get(&shared.config.lease))
-        .await
-        .map_err(|_| "no answer in time".to_owned())?
-        .map_err(|e| e.to_string())?;
-    let annotations = lease.metadata.annotations.unwrap_or_default();
-    let holder = lease.spec.and_then(|spec| spec.holder_identity);
-    Record::parse(holder.as_deref(), |key| annotations.get(key).map(String::as_str)).map_err(|e| e.to_string())
-}
-
-/// Starts the server and opens it, unless a decision comes in between.
-async fn open(shared: &Arc<Shared>) -> Result<(), String> {
-    let stamp = shared.stamps.highest();
-    shared.server.start(shared).await.map_err(|phase| {
+/// Starts and opens the server under a revision of its own, if the record still names this data as the holder.
+async fn resume(shared: &Arc<Shared>) -> Result<(), String> {
+    let _turn = actions::take_turn(shared, "starting without a decision").map_err(|busy| busy.to_string())?;
+    let Volume::Data { data_id } = shared.state.now().volume else { return Err("no data".into()) };
+    let api = leases(shared).await?;
+    let record = swap(&api, &shared.config.lease, &data_id).await?;
+    let stamp = record.stamp();
+    if let Err(highest) = shared.stamps.accept(stamp).map_err(|e| format!("the stamp cannot be saved: {e}"))? {
+        return Err(format!("the record is older ({stamp:?}) than what was accepted here ({highest:?})"));
+    }
+    shared.state.update(|state| state.accepted = stamp);
+    tracing::info!(epoch = stamp.epoch, revision = stamp.revision, "no decision: starting as the record's holder");
+    if let Err(phase) = shared.server.start(shared).await {
         let text = format!("{phase:?}");
         shared.state.update(|state| state.phase = phase);
-        text
-    })?;
+        return Err(text);
+    }
     let mut state = shared.state.subscribe();
-    let running = state.wait_for(|state| matches!(state.phase, Phase::Running | Phase::Failed { .. }));
-    tokio::time::timeout(Duration::from_secs(600), running)
+    let up = state.wait_for(|state| state.phase != Phase::Starting);
+    let phase = tokio::time::timeout(RECOVERY_LIMIT, up)
         .await
         .map_err(|_| "still starting".to_owned())?
-        .map_err(|e| e.to_string())?;
-    if shared.stamps.highest() != stamp {
-        return Ok(());
+        .map_err(|e| e.to_string())?
+        .phase
+        .clone();
+    if phase != Phase::Running {
+        return Err(format!("{phase:?}"));
     }
     let mut session = sql::Session::open(&crate::state::target(shared)).await.map_err(|e| e.to_string())?;
-    session.open_for_writes().await.map_err(|e| e.to_string())
+    session.open_for_writes().await.map_err(|e| e.to_string())?;
+    if let Ok(server) = session.state().await {
+        shared.state.update(|state| state.server = Some(server));
+    }
+    Ok(())
+}
+
+async fn in_time<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, String> {
+    let answer =
+        tokio::time::timeout(API_LIMIT, call).await.map_err(|_| "the API does not answer in time".to_owned())?;
+    answer.map_err(|e| format!("the record: {e}"))
+}
+
+async fn leases(shared: &Shared) -> Result<Api<Lease>, String> {
+    Ok(Api::namespaced(in_time(Client::try_default()).await?, &shared.me.namespace))
+}
+
+/// The record's next revision, its content unchanged: the decision that this start belongs to.
+async fn swap(api: &Api<Lease>, name: &str, data_id: &DataId) -> Result<Record, String> {
+    let mut lease = in_time(api.get(name)).await?;
+    let annotations = lease.metadata.annotations.get_or_insert_default();
+    let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());
+    let record = Record::parse(holder, |key| annotations.get(key).map(String::as_str))
+        .map_err(|e| format!("the record: {e}"))?;
+    if record.holder.as_ref().is_none_or(|holder| holder.data_id != *data_id) {
+        return Err("the record does not name this data as the holder".into());
+    }
+    let record = record.next();
+    annotations.extend(record.annotations().into_iter().map(|(key, value)| (key.to_owned(), value)));
+    lease.metadata.managed_fields = None;
+    // Carries the version that was read: refused when anybody decided since.
+    in_time(api.replace(name, &PostParams::default(), &lease)).await?;
+    Ok(record)
 }

@@ -1,11 +1,13 @@
 //! `mariadbd` as a child.
 
-use std::process::ExitStatus;
+use std::io::Write as _;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
 use topology::member::Phase;
 
@@ -13,8 +15,8 @@ use crate::{Shared, config, login, processes};
 
 /// A clean stop may take long: dirty pages are written. The pod's grace period bounds it in the end.
 const STOP_LIMIT: Duration = Duration::from_secs(280);
-/// A server that lives shorter than this has failed to start.
-const YOUNG: Duration = Duration::from_secs(20);
+/// So much of what the server said last is kept, to tell why it ended.
+const WORDS: usize = 16 * 1024;
 
 /// The server, running or not.
 pub(crate) struct Server {
@@ -52,7 +54,7 @@ impl Server {
         command.arg(format!("--defaults-file={}", shared.places.my_cnf().display()));
         command.arg(format!("--init-file={}", login::init_file(&shared.places).display()));
         // Its end is decided by us alone, not by an agent that ends.
-        command.kill_on_drop(false);
+        command.kill_on_drop(false).stderr(Stdio::piped());
         let mut child = processes::spawn(&mut command).map_err(|e| failed(format!("mariadbd: {e}")))?;
         let pid = child.pid();
         self.stopping.store(false, Ordering::SeqCst);
@@ -63,16 +65,21 @@ impl Server {
         });
         tracing::info!(pid, "mariadbd started");
         let shared = Arc::clone(shared);
+        let words = child.child.stderr.take().map(|stderr| tokio::spawn(pass_on(stderr)));
         tokio::spawn(async move {
-            let born = Instant::now();
             let status = child.child.wait().await;
             drop(child);
-            shared.server.ended(&shared, born, status);
+            let words = match words {
+                // A process that the server left behind may hold the pipe open.
+                Some(words) => tokio::time::timeout(Duration::from_secs(1), words).await.ok().and_then(Result::ok),
+                None => None,
+            };
+            shared.server.ended(&shared, status, &words.unwrap_or_default());
         });
         Ok(())
     }
 
-    fn ended(&self, shared: &Shared, born: Instant, status: std::io::Result<ExitStatus>) {
+    fn ended(&self, shared: &Shared, status: std::io::Result<ExitStatus>, words: &str) {
         let how = match status {
             Ok(status) => status.to_string(),
             Err(error) => error.to_string(),
@@ -85,11 +92,11 @@ impl Server {
             state.config_hash = None;
             state.phase = if ours {
                 Phase::Waiting
-            } else if born.elapsed() < YOUNG && state.phase == Phase::Starting {
-                Phase::Failed {
+            } else if state.phase == Phase::Starting {
+                config::refused_at_start(&shared.places, words).unwrap_or_else(|| Phase::Failed {
                     reason: "ServerFailed".into(),
-                    message: format!("mariadbd ended while starting: {how}"),
-                }
+                    message: format!("mariadbd ended while starting ({how}): {}", errors(words)),
+                })
             } else {
                 Phase::Waiting
             };
@@ -110,5 +117,47 @@ impl Server {
             let mut running = self.running.subscribe();
             let _ = tokio::time::timeout(Duration::from_secs(10), running.wait_for(Option::is_none)).await;
         }
+    }
+}
+
+/// Passes the server's error log on to the container's output; returns its last words.
+async fn pass_on(mut stderr: tokio::process::ChildStderr) -> String {
+    let mut last = Vec::new();
+    let mut buffer = vec![0; 8 * 1024];
+    while let Ok(length) = stderr.read(&mut buffer).await {
+        if length == 0 {
+            break;
+        }
+        // The container's output may be slow: not on the agent's one thread.
+        let chunk = buffer[..length].to_vec();
+        let _ = tokio::task::spawn_blocking(move || std::io::stderr().write_all(&chunk)).await;
+        last.extend_from_slice(&buffer[..length]);
+        if last.len() > 2 * WORDS {
+            last.drain(..last.len() - WORDS);
+        }
+    }
+    String::from_utf8_lossy(&last).into_owned()
+}
+
+/// The server's last complaints, without their time stamps; its last words where it has none.
+fn errors(words: &str) -> String {
+    let mut found: Vec<&str> = words
+        .lines()
+        .filter_map(|line| line.split_once("[ERROR]").map(|(_, text)| text.trim()))
+        .filter(|text| *text != "Aborting")
+        .collect();
+    found.dedup();
+    let from = found.len().saturating_sub(3);
+    if found.is_empty() { crate::bootstrap::last_lines(words) } else { found[from..].join("; ") }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_last_errors_are_told() {
+        let words = "2026-11-23 11:00:00 0 [Note] InnoDB: x\n2026-11-23 11:00:00 0 [ERROR] Found 2 prepared transactions! It means\n\
+                     2026-11-23 11:00:00 0 [ERROR] Aborting\n";
+        assert_eq!(super::errors(words), "Found 2 prepared transactions! It means");
+        assert_eq!(super::errors("a\nb\n"), "a; b");
     }
 }

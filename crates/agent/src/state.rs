@@ -1,7 +1,7 @@
 //! What is known, and how it gets known: the server is asked a few times a second over one connection.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use topology::Stamp;
@@ -13,6 +13,8 @@ use crate::{Me, Shared, login, volume};
 const EVERY: Duration = Duration::from_millis(200);
 /// How often a server that does not answer yet is tried.
 const STARTING_EVERY: Duration = Duration::from_millis(50);
+/// A server that does not answer is told of so often.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 /// How often the disk is looked at.
 const DISK_EVERY: Duration = Duration::from_secs(10);
 
@@ -64,9 +66,11 @@ pub(crate) fn target(shared: &Shared) -> sql::Target {
 /// Asks the server, for ever.
 pub(crate) async fn poll(shared: Arc<Shared>) {
     let mut session: Option<sql::Session> = None;
+    let mut told = Instant::now();
     loop {
         if !shared.server.is_running() {
             session = None;
+            told = Instant::now();
             tokio::time::sleep(STARTING_EVERY).await;
             continue;
         }
@@ -95,8 +99,11 @@ pub(crate) async fn poll(shared: Arc<Shared>) {
             Err(error) => {
                 session = None;
                 let starting = shared.state.now().phase == Phase::Starting;
+                if told.elapsed() > TELL_EVERY {
+                    told = Instant::now();
+                    tracing::warn!(%error, starting, "mariadbd does not answer");
+                }
                 if !starting {
-                    tracing::warn!(%error, "mariadbd does not answer");
                     shared.state.update(|state| state.server = None);
                 }
                 tokio::time::sleep(if starting { STARTING_EVERY } else { EVERY }).await;

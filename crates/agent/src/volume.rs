@@ -45,10 +45,26 @@ impl Owner {
 pub(crate) fn prepare(places: &Places, me: &Me) -> io::Result<()> {
     fs::create_dir_all(places.state())?;
     lock(places, me)?;
+    finish_renames(places)?;
     for leftover in [places.data_new(), places.data_old()] {
         remove(&leftover)?;
     }
     Ok(())
+}
+
+/// An agent that ended between the two renames of a replacement: the new directory is whole once it is marked, else the old
+/// one comes back.
+fn finish_renames(places: &Places) -> io::Result<()> {
+    if places.data().exists() {
+        return Ok(());
+    }
+    if places.data_new().join(MARK).exists() {
+        fs::rename(places.data_new(), places.data())
+    } else if places.data_old().exists() {
+        fs::rename(places.data_old(), places.data())
+    } else {
+        Ok(())
+    }
 }
 
 /// The lock is held as long as the process lives; the file names the pod for people.
@@ -106,7 +122,7 @@ fn unmarked(places: &Places) -> Volume {
 }
 
 /// Marks a data directory as this topology's, under an id.
-pub(crate) fn mark(folder: &Path, data_id: &DataId, owner: &Owner) -> io::Result<()> {
+fn mark(folder: &Path, data_id: &DataId, owner: &Owner) -> io::Result<()> {
     let Owner { uid, topology } = owner.clone();
     let mark = Mark { data_id: data_id.clone(), topology_uid: uid, topology: Some(topology) };
     let file = fs::File::create(folder.join(MARK))?;
@@ -122,8 +138,33 @@ pub(crate) fn unmark(folder: &Path) -> io::Result<()> {
     }
 }
 
+/// Marks what is in `data.new` as this topology's and puts it in place; all of it is on disk before it gets its name.
+pub(crate) async fn finish(places: &Places, data_id: &DataId, owner: Owner) -> io::Result<()> {
+    let (places, data_id) = (places.clone(), data_id.clone());
+    in_background(move || {
+        // Neither mbstream nor a server told not to flush has done it.
+        rustix::fs::syncfs(fs::File::open(places.data_new())?)?;
+        mark(&places.data_new(), &data_id, &owner)?;
+        put_in_place(&places)
+    })
+    .await
+}
+
+/// What may take long on a large volume is kept off the one thread that answers the controller.
+pub(crate) async fn in_background<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+/// [`remove`], off the agent's thread.
+pub(crate) async fn remove_in_background(path: &Path) -> io::Result<()> {
+    let path = path.to_owned();
+    in_background(move || remove(&path)).await
+}
+
 /// `data.new` becomes `data`; what was there is removed afterwards.
-pub(crate) fn put_in_place(places: &Places) -> io::Result<()> {
+fn put_in_place(places: &Places) -> io::Result<()> {
     sync_tree_root(&places.data_new())?;
     if places.data().exists() {
         fs::rename(places.data(), places.data_old())?;
@@ -213,6 +254,25 @@ mod tests {
         fs::write(places.data_new().join("new"), "x").unwrap();
         put_in_place(&places).unwrap();
         assert!(places.data().join("new").exists() && !places.data_old().exists() && !places.data_new().exists());
+        fs::remove_dir_all(&places.volume).unwrap();
+    }
+
+    #[test]
+    fn a_replacement_that_was_cut_short_loses_nothing() {
+        let places = places("short");
+        let owner = Owner { uid: "uid".into(), topology: "ns/db".into() };
+        // Between the renames: the copy is whole.
+        fs::create_dir_all(places.data_old()).unwrap();
+        fs::create_dir_all(places.data_new()).unwrap();
+        mark(&places.data_new(), &DataId("new".into()), &owner).unwrap();
+        finish_renames(&places).unwrap();
+        assert_eq!(look(&places, &owner), Volume::Data { data_id: DataId("new".into()) });
+        // The copy is not whole: the old data comes back.
+        fs::remove_dir_all(places.data()).unwrap();
+        mark(&places.data_old(), &DataId("old".into()), &owner).unwrap();
+        fs::create_dir_all(places.data_new()).unwrap();
+        finish_renames(&places).unwrap();
+        assert_eq!(look(&places, &owner), Volume::Data { data_id: DataId("old".into()) });
         fs::remove_dir_all(&places.volume).unwrap();
     }
 }

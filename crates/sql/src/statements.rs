@@ -25,6 +25,8 @@ pub struct Follow<'a> {
     pub source: &'a Source,
     /// Password of the account.
     pub password: &'a str,
+    /// The connection is known to have this password (the server does not show it).
+    pub password_known: bool,
     /// CA that the source's certificate must come from; with TLS only.
     pub ca: &'a Path,
 }
@@ -131,22 +133,59 @@ impl Session {
         Ok(())
     }
 
-    /// Sets root's password everywhere it has one, where it differs.
-    pub async fn ensure_root_password(&mut self, password: &str) -> Result<(), SqlError> {
+    /// Sets an account's password everywhere it has one (for every host), where it differs.
+    pub async fn ensure_password(&mut self, user: &str, password: &str) -> Result<(), SqlError> {
         let sql = format!(
-            "SELECT Host AS host FROM mysql.user WHERE User='root' AND NOT (authentication_string = PASSWORD({p}) OR Password = PASSWORD({p}))",
+            "SELECT Host AS host FROM mysql.user WHERE User={user} AND NOT (authentication_string = PASSWORD({p}) OR Password = PASSWORD({p}))",
+            user = quote(user),
             p = quote(password)
         );
-        for row in self.rows("root's accounts", READ_LIMIT, &sql).await? {
-            let host = Named { what: "root's accounts", row: &row }.some("host")?;
-            let sql = format!("ALTER USER 'root'@{} IDENTIFIED BY {}", quote(&host), quote(password));
-            self.run("ALTER USER root", CHANGE_LIMIT, &sql).await?;
+        for row in self.rows("accounts", READ_LIMIT, &sql).await? {
+            let host = Named { what: "accounts", row: &row }.some("host")?;
+            let sql = format!("ALTER USER {}@{} IDENTIFIED BY {}", quote(user), quote(&host), quote(password));
+            self.run("ALTER USER", CHANGE_LIMIT, &sql).await?;
         }
         Ok(())
     }
 
-    /// Replicates from this source. What already does so, and is connected or trying to, is left alone; its relay log is kept then.
+    /// Is the default connection configured just so? The password cannot be seen.
+    async fn follows(&mut self, follow: &Follow<'_>) -> Result<bool, SqlError> {
+        const WHAT: &str = "SHOW ALL SLAVES STATUS";
+        let Source { endpoint, user, tls, connect_retry, heartbeat_ms, delay } = follow.source;
+        let yes_or_no = if *tls { "Yes" } else { "No" };
+        let ca = if *tls { follow.ca.to_string_lossy().into_owned() } else { String::new() };
+        let wanted = [
+            ("Master_Host", endpoint.host.clone()),
+            ("Master_Port", endpoint.port.to_string()),
+            ("Master_User", user.clone()),
+            ("Using_Gtid", "Slave_Pos".to_owned()),
+            ("Connect_Retry", connect_retry.to_string()),
+            ("SQL_Delay", delay.to_string()),
+            ("Master_SSL_Allowed", yes_or_no.to_owned()),
+            ("Master_SSL_Verify_Server_Cert", yes_or_no.to_owned()),
+            ("Master_SSL_CA_File", ca),
+        ];
+        for row in &self.rows(WHAT, READ_LIMIT, WHAT).await? {
+            let row = Named { what: WHAT, row };
+            if !row.some("Connection_name")?.is_empty() {
+                continue;
+            }
+            for (column, wanted) in &wanted {
+                if row.some(column)? != *wanted {
+                    return Ok(false);
+                }
+            }
+            let heartbeat: f64 = row.parsed("Slave_heartbeat_period")?;
+            return Ok((heartbeat * 1000.0 - f64::from(*heartbeat_ms)).abs() < 1.0);
+        }
+        Ok(false)
+    }
+
+    /// Replicates from this source. What is configured just so is only started, where it is stopped: its relay log is kept then.
     pub async fn follow(&mut self, follow: &Follow<'_>) -> Result<(), SqlError> {
+        if follow.password_known && self.follows(follow).await? {
+            return self.start_replication().await;
+        }
         let Source { endpoint, user, tls, connect_retry, heartbeat_ms, delay } = follow.source;
         if self.replication().await?.is_some() {
             self.run("STOP SLAVE", REPLICATION_LIMIT, "STOP SLAVE").await?;

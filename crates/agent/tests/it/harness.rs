@@ -19,6 +19,8 @@ use topology::{Command as Order, DataId, Stamp};
 /// Set in the environment of a process that is to be an agent.
 pub const AS_AGENT: &str = "AGENT_TEST_AS_AGENT";
 const ROOTFS: &str = "/var/cache/mariadb-operator-sandbox/rootfs/debian13";
+/// MariaDB 10.11.
+pub const OLDER: &str = "/var/cache/mariadb-operator-sandbox/rootfs/debian12";
 
 /// Says on the real standard error that something is left out.
 pub fn skipped(what: &str) {
@@ -49,16 +51,25 @@ pub struct Lab {
     ca: CertifiedIssuer<'static, KeyPair>,
     members: Vec<Option<Child>>,
     stamp: Stamp,
+    rootfs: &'static str,
 }
 
 /// What differs between members' configurations.
 #[derive(Clone, Default)]
 pub struct Settings {
     pub my_cnf: String,
+    /// The volume is no larger than so many MiB.
+    pub volume_mib: Option<u32>,
+    /// Scripts in `/docker-entrypoint-initdb.d`.
+    pub scripts: Vec<(&'static str, &'static str)>,
 }
 
 impl Lab {
     pub fn new(name: &str) -> Self {
+        Self::on(name, ROOTFS)
+    }
+
+    pub fn on(name: &str, rootfs: &'static str) -> Self {
         let short = format!("at{}{}", std::process::id() % 100_000, &name[..3.min(name.len())]);
         let dir = std::env::temp_dir().join(format!("agent-{name}-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
@@ -74,7 +85,7 @@ impl Lab {
         let namespace = fs::File::open(format!("/run/netns/{short}")).unwrap();
         nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        Self { name: short, dir, runtime, ca, members: Vec::new(), stamp: Stamp { epoch: 1, revision: 0 } }
+        Self { name: short, dir, runtime, ca, members: Vec::new(), stamp: Stamp { epoch: 1, revision: 0 }, rootfs }
     }
 
     fn identity(&self, common_name: &str, names: Vec<String>) -> Identity {
@@ -146,6 +157,12 @@ impl Lab {
         let small = "[mariadbd]\ninnodb-buffer-pool-size=16M\ninnodb-log-file-size=16M\nlog-bin=mariadb-bin\nrelay-log=relay-bin\n\
                      gtid-strict-mode=ON\nskip-name-resolve=ON\nslave-net-timeout=5\n";
         write(folder.join(paths::CNF_PARTS[0]), small.as_bytes());
+        for (name, script) in &settings.scripts {
+            write(inside("/docker-entrypoint-initdb.d").join(name), script.as_bytes());
+        }
+        if let Some(mib) = settings.volume_mib {
+            fs::write(member.join("volume-mib"), mib.to_string()).unwrap();
+        }
         write(folder.join(paths::CNF_PARTS[1]), settings.my_cnf.as_bytes());
         write(folder.join(paths::CNF_PARTS[3]), b"[mariadbd]\nbinlog-format=ROW\nlog-slave-updates=ON\n");
         write(inside(paths::ROOT_SECRET_DIR).join(paths::ROOT_PASSWORD), b"root'pw\\");
@@ -181,11 +198,16 @@ impl Lab {
     /// Starts the agent of a prepared member.
     pub fn start(&mut self, n: usize) {
         let member = self.root(n);
+        let volume = match fs::read_to_string(member.join("volume-mib")) {
+            Ok(mib) => format!("-t tmpfs -o size={mib}m,uid=999,gid=999 tmpfs"),
+            Err(_) => format!("--bind {}/volume", member.display()),
+        };
         let script = format!(
-            "mount --make-rprivate /; mount -t overlay overlay -o lowerdir={ROOTFS},upperdir={0}/upper,workdir={0}/work {0}/root; \
-             mount --bind {0}/volume {0}/root/var/lib/mysql; mount --bind /dev {0}/root/dev; mount -t proc proc {0}/root/proc; \
+            "mount --make-rprivate /; mount -t overlay overlay -o lowerdir={1},upperdir={0}/upper,workdir={0}/work {0}/root; \
+             mount {volume} {0}/root/var/lib/mysql; mount --bind /dev {0}/root/dev; mount -t proc proc {0}/root/proc; \
              exec chroot --userspec=999:999 {0}/root /agent-under-test",
-            member.display()
+            member.display(),
+            self.rootfs,
         );
         let log = fs::OpenOptions::new().create(true).append(true).open(member.join("log")).unwrap();
         let child = Command::new("ip")
@@ -274,7 +296,27 @@ impl Lab {
         })
     }
 
-    fn log(&self, n: usize) -> String {
+    /// A shell command in the member's container.
+    pub fn shell(&self, n: usize, command: &str) -> String {
+        let pid = self.process(n, "agent-under-tes").expect("an agent");
+        let output = Command::new("nsenter")
+            .args(["--target", &pid.to_string(), "--mount", "--net", "--pid", "--root", "--wd", "--"])
+            .args(["setpriv", "--reuid=999", "--regid=999", "--clear-groups", "sh", "-c", command])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Anonymous memory of a member's agent, KiB.
+    pub fn agent_memory(&self, n: usize) -> u64 {
+        let pid = self.process(n, "agent-under-tes").expect("an agent");
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    pub fn log(&self, n: usize) -> String {
         fs::read_to_string(self.root(n).join("log")).unwrap_or_default()
     }
 

@@ -1,7 +1,7 @@
 //! What agents do.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 use protocol::{AGENT_COMMON_NAME, ClientError, Refusal};
@@ -9,10 +9,10 @@ use topology::action::Action;
 use topology::member::{Phase, ThreadState, Volume};
 use topology::{Command, DataId, Stamp};
 
-use super::harness::{Lab, Settings};
+use super::harness::{self, Lab, Settings};
 
 pub fn trials() -> Vec<Trial> {
-    let all: [(&str, fn()); 8] = [
+    let all: [(&str, fn()); 13] = [
         ("a_primary_and_two_replicas", a_primary_and_two_replicas),
         ("a_killed_server_is_reported_and_starts_again", a_killed_server_is_reported_and_starts_again),
         ("a_killed_member_keeps_its_data_and_its_stamp", a_killed_member_keeps_its_data_and_its_stamp),
@@ -21,6 +21,11 @@ pub fn trials() -> Vec<Trial> {
         ("a_bad_option_is_named_with_its_line", a_bad_option_is_named_with_its_line),
         ("a_donor_that_dies_leaves_nothing_behind", a_donor_that_dies_leaves_nothing_behind),
         ("a_replica_is_copied_anew", a_replica_is_copied_anew),
+        ("an_older_version", an_older_version),
+        ("a_full_disk_leaves_nothing_behind", a_full_disk_leaves_nothing_behind),
+        ("scripts_and_bad_values", scripts_and_bad_values),
+        ("following_again_and_new_passwords", following_again_and_new_passwords),
+        ("rate_of_a_copy_and_memory", rate_of_a_copy_and_memory),
     ];
     all.into_iter()
         .map(|(name, scenario)| {
@@ -148,7 +153,7 @@ fn other_data_is_never_touched() {
 
 fn a_bad_option_is_named_with_its_line() {
     let mut lab = Lab::new("option");
-    lab.prepare(0, &Settings { my_cnf: "[mariadb]\n# a comment\nno_such_option = 1\n".into() });
+    lab.prepare(0, &Settings { my_cnf: "[mariadb]\n# a comment\nno_such_option = 1\n".into(), ..Settings::default() });
     lab.start(0);
     lab.tell(0, Action::Initialise { data_id: DataId("x".into()) }).unwrap();
     let state =
@@ -218,4 +223,120 @@ fn a_replica_is_copied_anew() {
     lab.tell(1, lab.follow(1, 0)).unwrap();
     lab.sql(0, FILL);
     replicates(&lab, 1, "1000");
+}
+
+fn an_older_version() {
+    if !std::path::Path::new(&format!("{}.ok", harness::OLDER)).exists() {
+        harness::skipped(&format!("an_older_version: no root file system in {}", harness::OLDER));
+        return;
+    }
+    let mut lab = Lab::on("older", harness::OLDER);
+    lab.primary(0);
+    lab.sql(0, FILL);
+    lab.replica(1, 0, 0);
+    lab.replica(2, 1, 0);
+    lab.sql(0, FILL);
+    replicates(&lab, 1, "1000");
+    replicates(&lab, 2, "1000");
+    assert!(lab.sql(2, "SELECT VERSION()").starts_with("10.11"));
+}
+
+fn a_full_disk_leaves_nothing_behind() {
+    let mut lab = Lab::new("full");
+    lab.primary(0);
+    lab.sql(
+        0,
+        "CREATE TABLE app.big (v LONGBLOB); INSERT INTO app.big SELECT REPEAT(UUID(), 100000) FROM app.seq_1_to_40",
+    );
+    for (n, mib, when) in [(1, 150, "while copying"), (2, 40, "beforehand")] {
+        lab.prepare(n, &Settings { volume_mib: Some(mib), ..Settings::default() });
+        lab.start(n);
+        let clone = Action::Clone { donor: Lab::agent_of(0), data_id: DataId("x".into()), replaces: None };
+        lab.tell(n, clone).unwrap();
+        let state = lab.eventually(n, SOON, |state| matches!(state.phase, Phase::Failed { .. } | Phase::Running));
+        let Phase::Failed { reason, message } = &state.phase else { panic!("{when}: {state:?}") };
+        assert_eq!((reason.as_str(), &state.volume), ("DiskFull", &Volume::Empty), "{when}: {message}");
+        assert_eq!(lab.shell(n, "ls /var/lib/mysql"), "agent", "{when}");
+    }
+    // The donor does not suffer.
+    lab.sql(0, FILL);
+}
+
+fn scripts_and_bad_values() {
+    let mut lab = Lab::new("values");
+    // Understood by `--help`, refused by a server that starts.
+    let my_cnf = "[mariadb]\nlog-bin=/no/such/folder/bin\n".to_owned();
+    let scripts = vec![
+        ("1.sql", "CREATE TABLE made (v INT); INSERT INTO made VALUES (1);"),
+        ("2.sh", "mariadb -u root -p\"$MARIADB_ROOT_PASSWORD\" -e 'INSERT INTO app.made VALUES (2)'"),
+    ];
+    lab.prepare(0, &Settings { my_cnf, scripts, ..Settings::default() });
+    lab.start(0);
+    lab.tell(0, Action::Initialise { data_id: DataId("data-0".into()) }).unwrap();
+    let state = lab.eventually(0, SOON, |state| matches!(state.phase, Phase::Failed { .. } | Phase::Running));
+    let Phase::Failed { message, .. } = &state.phase else { panic!("{state:?}") };
+    assert!(message.contains("/no/such/folder"), "{message}");
+    // Put right, the data is there.
+    lab.shell(0, "echo > /etc/mariadb-operator/config/20-user.cnf");
+    lab.tell(0, Action::StartServer).unwrap();
+    lab.running(0);
+    assert_eq!(lab.sql(0, "SELECT SUM(v) FROM app.made"), "3");
+    assert_eq!(lab.sql(0, "SELECT @@gtid_binlog_pos"), "");
+}
+
+fn following_again_and_new_passwords() {
+    let mut lab = Lab::new("again");
+    lab.primary(0);
+    lab.sql(0, FILL);
+    lab.replica(1, 0, 0);
+    replicates(&lab, 1, "500");
+    // Told again, the connection is not even interrupted.
+    let dump = "SELECT ID FROM information_schema.PROCESSLIST WHERE COMMAND LIKE 'Binlog Dump%'";
+    let before = lab.sql(0, dump);
+    lab.tell(1, lab.follow(1, 0)).unwrap();
+    assert_eq!(lab.sql(0, dump), before);
+    // The Secrets change.
+    for n in [0, 1] {
+        lab.shell(n, "echo changed > /etc/mariadb-operator/replication/replication-password");
+    }
+    let end = Instant::now() + SOON;
+    loop {
+        let now = lab.sql(0, dump);
+        if !now.is_empty() && now != before {
+            break;
+        }
+        assert!(Instant::now() < end, "{}", lab.log(1));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    lab.sql(0, FILL);
+    replicates(&lab, 1, "1000");
+}
+
+/// Measured against `mariadb-backup | mbstream -x` in the donor's own container, without a network.
+fn rate_of_a_copy_and_memory() {
+    let mut lab = Lab::new("rate");
+    lab.primary(0);
+    lab.sql(
+        0,
+        "SET SESSION sql_log_bin=0; CREATE TABLE app.big (v LONGBLOB); INSERT INTO app.big SELECT REPEAT(UUID(), 200000) FROM app.seq_1_to_60",
+    );
+    lab.prepare(1, &Settings::default());
+    lab.start(1);
+    let plain = "mkdir -p /var/lib/mysql/agent/plain && cd /var/lib/mysql/agent/plain && mariadb-backup \
+        --defaults-file=/run/mysqld/agent-backup.cnf --backup --stream=mbstream --skip-ssl --user=mysql --socket=/run/mysqld/mysqld.sock \
+        --datadir=/var/lib/mysql/data --target-dir=/tmp/plain 2>/dev/null | mbstream -x; rm -rf /var/lib/mysql/agent/plain";
+    let started = Instant::now();
+    lab.shell(0, plain);
+    let plain = started.elapsed();
+    let idle = lab.agent_memory(1);
+    let started = Instant::now();
+    lab.tell(1, Action::Clone { donor: Lab::agent_of(0), data_id: DataId("data-1".into()), replaces: None }).unwrap();
+    lab.eventually(1, 3 * SOON, |state| !matches!(state.phase, Phase::Cloning { .. }));
+    let whole = started.elapsed();
+    lab.running(1);
+    let (donor, copied) = (lab.agent_memory(0), lab.agent_memory(1));
+    eprintln!(
+        "copy of about 500 MiB: {whole:?} with prepare, plain pipe without {plain:?}; agents' anonymous memory: {idle} KiB idle, {donor} KiB donor, {copied} KiB copied"
+    );
+    assert!(donor.max(copied) < 32 * 1024, "{donor} {copied} KiB");
 }
