@@ -19,7 +19,13 @@ pub(crate) fn hooks(kind: &Kind) -> Hooks {
 /// Paths that name no resource: discovery, OpenAPI, health, version.
 pub(crate) async fn root(server: &Server, _identity: &Identity, request: Request) -> Response {
     let uri = request.uri();
-    let answer = crate::discovery::respond(server.kinds(), request.method(), uri.path(), uri.query().unwrap_or_default(), request.headers());
+    let answer = crate::discovery::respond(
+        server.kinds(),
+        request.method(),
+        uri.path(),
+        uri.query().unwrap_or_default(),
+        request.headers(),
+    );
     answer.unwrap_or_else(|| error_response(&ApiError::no_resource()))
 }
 
@@ -37,7 +43,10 @@ pub(crate) fn validate_metadata(kind: &Kind, value: &Value, old: Option<&Value>)
 pub(crate) fn create_on_update(kind: &Kind) -> bool {
     matches!(
         (kind.group.as_str(), kind.kind.as_str()),
-        ("", "Endpoints" | "Event" | "LimitRange" | "Service") | ("coordination.k8s.io", "Lease") | ("rbac.authorization.k8s.io", _) | ("events.k8s.io", "Event")
+        ("", "Endpoints" | "Event" | "LimitRange" | "Service")
+            | ("coordination.k8s.io", "Lease")
+            | ("rbac.authorization.k8s.io", _)
+            | ("events.k8s.io", "Event")
     )
 }
 

@@ -94,7 +94,8 @@ mod parser {
                 out.push(Token::End);
                 return out;
             }
-            if let Some(symbol) = ["==", "!=", "=", "!", "(", ")", ",", ">", "<"].iter().find(|s| rest.starts_with(**s)) {
+            if let Some(symbol) = ["==", "!=", "=", "!", "(", ")", ",", ">", "<"].iter().find(|s| rest.starts_with(**s))
+            {
                 out.push(Token::Symbol(symbol));
                 rest = &rest[symbol.len()..];
                 continue;
@@ -160,11 +161,19 @@ mod parser {
                         let number = value
                             .parse()
                             .map_err(|_| format!("values[0][{key}]: Invalid value: {value:?}: for 'Gt', 'Lt' operators, the value must be an integer"))?;
-                        Ok(if operator == ">" { Requirement::Greater(key, number) } else { Requirement::Less(key, number) })
+                        Ok(if operator == ">" {
+                            Requirement::Greater(key, number)
+                        } else {
+                            Requirement::Less(key, number)
+                        })
                     }
                     _ => {
                         check_value(&key, &value)?;
-                        Ok(if operator == "!=" { Requirement::NotIn(key, vec![value]) } else { Requirement::In(key, vec![value]) })
+                        Ok(if operator == "!=" {
+                            Requirement::NotIn(key, vec![value])
+                        } else {
+                            Requirement::In(key, vec![value])
+                        })
                     }
                 }
             }
@@ -244,7 +253,9 @@ mod parser {
 
     fn word(text: &str) -> bool {
         let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-        edge(text.chars().next()) && edge(text.chars().last()) && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        edge(text.chars().next())
+            && edge(text.chars().last())
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     }
 }
 
@@ -267,8 +278,11 @@ impl Fields {
             } else {
                 return Err(ApiError::bad_request(format!("invalid selector: '{text}'; can't understand '{term}'")));
             };
-            let selectable = |f: &str| kind.custom.as_ref().is_some_and(|c| c.selectable.iter().any(|s| s.trim_start_matches('.') == f));
-            let known = key == "metadata.name" || key == "metadata.namespace" || hooks.fields.contains(&key) || selectable(key);
+            let selectable = |f: &str| {
+                kind.custom.as_ref().is_some_and(|c| c.selectable.iter().any(|s| s.trim_start_matches('.') == f))
+            };
+            let known =
+                key == "metadata.name" || key == "metadata.namespace" || hooks.fields.contains(&key) || selectable(key);
             if !known {
                 let message = if kind.custom.is_some() || kind.group == "apiextensions.k8s.io" {
                     format!("field label not supported: {key}")
@@ -301,13 +315,16 @@ impl Fields {
     pub(crate) fn matches(&self, object: &Value, hooks: &Hooks) -> bool {
         self.0.iter().all(|(key, equal, wanted)| {
             let at = |path: &str| {
-                path.trim_start_matches('.').split('.').fold(Some(object), |v, part| v.and_then(|v| v.get(part))).map(|v| match v {
-                    Value::String(s) => s.clone(),
-                    Value::Null => String::new(),
-                    other => other.to_string(),
-                })
+                path.trim_start_matches('.').split('.').fold(Some(object), |v, part| v.and_then(|v| v.get(part))).map(
+                    |v| match v {
+                        Value::String(s) => s.clone(),
+                        Value::Null => String::new(),
+                        other => other.to_string(),
+                    },
+                )
             };
-            let value = if key.starts_with("metadata.") { at(key) } else { (hooks.field)(object, key).or_else(|| at(key)) };
+            let value =
+                if key.starts_with("metadata.") { at(key) } else { (hooks.field)(object, key).or_else(|| at(key)) };
             (value.unwrap_or_default() == *wanted) == *equal
         })
     }
@@ -363,8 +380,11 @@ mod tests {
         let matches = |text: &str| Labels::parse(text).unwrap().matches(&labels);
         assert!(matches("app=a,tier in (db, web),!gone,n>4"));
         assert!(matches("app!=b,other notin (x)"));
-        assert!(!matches("app"  ) == false);
+        assert!(!matches("app") == false);
         assert!(!matches("tier notin (db)"));
-        assert_eq!(Labels::parse("a in b").unwrap_err().message, "unable to parse requirement: found 'b' expected: '('");
+        assert_eq!(
+            Labels::parse("a in b").unwrap_err().message,
+            "unable to parse requirement: found 'b' expected: '('"
+        );
     }
 }

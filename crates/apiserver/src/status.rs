@@ -56,7 +56,8 @@ impl ApiError {
 
     /// 409 `AlreadyExists`.
     pub fn already_exists(kind: &Kind, name: &str) -> Self {
-        Self::new(409, "AlreadyExists", format!("{} \"{name}\" already exists", kind.resource())).with(details(kind, name))
+        Self::new(409, "AlreadyExists", format!("{} \"{name}\" already exists", kind.resource()))
+            .with(details(kind, name))
     }
 
     /// 409 `Conflict`.
@@ -67,17 +68,23 @@ impl ApiError {
 
     /// 409 of a stale resourceVersion.
     pub fn stale(kind: &Kind, name: &str) -> Self {
-        Self::conflict(kind, name, "the object has been modified; please apply your changes to the latest version and try again")
+        Self::conflict(
+            kind,
+            name,
+            "the object has been modified; please apply your changes to the latest version and try again",
+        )
     }
 
     /// 403 `Forbidden`, of an object.
     pub fn forbidden(kind: &Kind, name: &str, why: &str) -> Self {
-        Self::new(403, "Forbidden", format!("{} \"{name}\" is forbidden: {why}", kind.resource())).with(details(kind, name))
+        Self::new(403, "Forbidden", format!("{} \"{name}\" is forbidden: {why}", kind.resource()))
+            .with(details(kind, name))
     }
 
     /// 405.
     pub fn method_not_allowed() -> Self {
-        Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource").with(json!({}))
+        Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+            .with(json!({}))
     }
 
     /// 410 `Expired`.

@@ -35,7 +35,8 @@ pub fn default(range: &mut Value) {
 /// Applies the LimitRanges of a pod's namespace.
 pub(super) fn apply(write: &Write<'_>, pod: &mut Value) -> Result<(), ApiError> {
     let ranges = all(write, "", "limitranges", Some(text(pod, "/metadata/namespace")));
-    let limits: Vec<&Value> = ranges.iter().flat_map(|r| list(r, "/spec/limits")).filter(|l| text(l, "/type") == "Container").collect();
+    let limits: Vec<&Value> =
+        ranges.iter().flat_map(|r| list(r, "/spec/limits")).filter(|l| text(l, "/type") == "Container").collect();
     if limits.is_empty() {
         return Ok(());
     }
@@ -47,7 +48,11 @@ pub(super) fn apply(write: &Write<'_>, pod: &mut Value) -> Result<(), ApiError> 
                 for (from, to, word) in [("defaultRequest", "requests", "request"), ("default", "limits", "limit")] {
                     let defaults = limit.get(from).and_then(Value::as_object).cloned().unwrap_or_default();
                     let mut added = Vec::new();
-                    let mut current: Map<String, Value> = container.pointer(&format!("/resources/{to}")).and_then(Value::as_object).cloned().unwrap_or_default();
+                    let mut current: Map<String, Value> = container
+                        .pointer(&format!("/resources/{to}"))
+                        .and_then(Value::as_object)
+                        .cloned()
+                        .unwrap_or_default();
                     for (resource, value) in defaults {
                         if !current.contains_key(&resource) {
                             current.insert(resource.clone(), value);
@@ -66,7 +71,8 @@ pub(super) fn apply(write: &Write<'_>, pod: &mut Value) -> Result<(), ApiError> 
         if pod.pointer("/metadata/annotations").is_none() {
             pod["metadata"]["annotations"] = json!({});
         }
-        pod["metadata"]["annotations"]["kubernetes.io/limit-ranger"] = format!("LimitRanger plugin set: {}", set.join("; ")).into();
+        pod["metadata"]["annotations"]["kubernetes.io/limit-ranger"] =
+            format!("LimitRanger plugin set: {}", set.join("; ")).into();
     }
     bounds(write, pod, &limits)
 }
@@ -74,7 +80,9 @@ pub(super) fn apply(write: &Write<'_>, pod: &mut Value) -> Result<(), ApiError> 
 fn bounds(write: &Write<'_>, pod: &Value, limits: &[&Value]) -> Result<(), ApiError> {
     let mut problems = Vec::new();
     for container in list(pod, "/spec/containers").iter().chain(list(pod, "/spec/initContainers")) {
-        let amount = |kind: &str, resource: &str| container.pointer(&format!("/resources/{kind}"))?.get(resource)?.as_str().map(str::to_owned);
+        let amount = |kind: &str, resource: &str| {
+            container.pointer(&format!("/resources/{kind}"))?.get(resource)?.as_str().map(str::to_owned)
+        };
         for limit in limits {
             for (key, word, over) in [("max", "maximum", true), ("min", "minimum", false)] {
                 for (resource, bound) in limit.get(key).and_then(Value::as_object).into_iter().flatten() {
@@ -82,12 +90,17 @@ fn bounds(write: &Write<'_>, pod: &Value, limits: &[&Value]) -> Result<(), ApiEr
                     let (kind, shown) = if over { ("limits", "limit") } else { ("requests", "request") };
                     match (amount(kind, resource), Quantity::parse(bound)) {
                         (Some(got), Some(parsed)) => {
-                            let breaks = Quantity::parse(&got).is_some_and(|g| if over { g > parsed } else { g < parsed });
+                            let breaks =
+                                Quantity::parse(&got).is_some_and(|g| if over { g > parsed } else { g < parsed });
                             if breaks {
-                                problems.push(format!("{word} {resource} usage per Container is {bound}, but {shown} is {got}"));
+                                problems.push(format!(
+                                    "{word} {resource} usage per Container is {bound}, but {shown} is {got}"
+                                ));
                             }
                         }
-                        (None, _) => problems.push(format!("{word} {resource} usage per Container is {bound}.  No {shown} is specified")),
+                        (None, _) => problems.push(format!(
+                            "{word} {resource} usage per Container is {bound}.  No {shown} is specified"
+                        )),
                         _ => {}
                     }
                 }

@@ -44,7 +44,9 @@ pub fn prepare_namespace(namespace: &mut Value, old: Option<&Value>) {
             namespace["status"] = json!({"phase": "Active"});
         }
         Some(old) => {
-            if old.pointer("/spec/finalizers").is_some() && namespace.get("spec").is_none_or(|s| s.get("finalizers").is_none()) {
+            if old.pointer("/spec/finalizers").is_some()
+                && namespace.get("spec").is_none_or(|s| s.get("finalizers").is_none())
+            {
                 namespace["spec"]["finalizers"] = old["spec"]["finalizers"].clone();
             }
         }
@@ -79,7 +81,10 @@ pub fn workload(object: &mut Value) {
 /// Jobs: selector and labels from the uid, completions from parallelism.
 pub fn job(job: &mut Value) {
     super::pod::template(job, "/spec/template/spec");
-    if job.pointer("/spec/completions").is_none() && job.pointer("/spec/completionMode") != Some(&json!("Indexed")) && job["spec"].is_object() {
+    if job.pointer("/spec/completions").is_none()
+        && job.pointer("/spec/completionMode") != Some(&json!("Indexed"))
+        && job["spec"].is_object()
+    {
         let explicit = job.pointer("/spec/parallelism").is_some_and(|p| p != &json!(1));
         if !explicit {
             job["spec"]["completions"] = 1.into();
@@ -91,7 +96,12 @@ pub fn job(job: &mut Value) {
     }
     let own = name(job).to_owned();
     job["spec"]["manualSelector"] = false.into();
-    let labels = [("batch.kubernetes.io/controller-uid", &uid), ("batch.kubernetes.io/job-name", &own), ("controller-uid", &uid), ("job-name", &own)];
+    let labels = [
+        ("batch.kubernetes.io/controller-uid", &uid),
+        ("batch.kubernetes.io/job-name", &own),
+        ("controller-uid", &uid),
+        ("job-name", &own),
+    ];
     for (key, value) in labels {
         let target = &mut job["spec"]["template"]["metadata"]["labels"];
         if target.is_null() {
@@ -158,7 +168,8 @@ pub fn admit_claim(write: &Write<'_>, claim: Option<&mut Value>, old: Option<&Va
     let Some(claim) = claim else { return Ok(()) };
     if old.is_none() && claim.pointer("/spec/storageClassName").is_none() {
         let classes = super::all(write, "storage.k8s.io", "storageclasses", None);
-        let is_default = |c: &&Value| text(c, "/metadata/annotations/storageclass.kubernetes.io~1is-default-class") == "true";
+        let is_default =
+            |c: &&Value| text(c, "/metadata/annotations/storageclass.kubernetes.io~1is-default-class") == "true";
         if let Some(class) = classes.iter().find(is_default) {
             claim["spec"]["storageClassName"] = name(class).into();
         }

@@ -28,7 +28,9 @@ pub fn spec(spec: &mut Value) {
                 let policy = if latest(text(container, "/image")) { "Always" } else { "IfNotPresent" };
                 container["imagePullPolicy"] = policy.into();
             }
-            for port in container.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten().filter(|_| host_network) {
+            for port in
+                container.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten().filter(|_| host_network)
+            {
                 if port.get("hostPort").is_none() {
                     port["hostPort"] = port["containerPort"].clone();
                 }
@@ -55,11 +57,13 @@ pub fn default(pod: &mut Value) {
         }
         for key in ["initContainers", "containers"] {
             for container in spec.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten() {
-                let limits = container.pointer("/resources/limits").and_then(Value::as_object).cloned().unwrap_or_default();
+                let limits =
+                    container.pointer("/resources/limits").and_then(Value::as_object).cloned().unwrap_or_default();
                 if limits.is_empty() {
                     continue;
                 }
-                let requests = container["resources"].as_object_mut().map(|r| r.entry("requests").or_insert_with(|| json!({})));
+                let requests =
+                    container["resources"].as_object_mut().map(|r| r.entry("requests").or_insert_with(|| json!({})));
                 if let Some(requests) = requests.and_then(Value::as_object_mut) {
                     for (resource, limit) in limits {
                         requests.entry(resource).or_insert(limit);
@@ -101,10 +105,14 @@ pub fn prepare(pod: &mut Value, old: Option<&Value>) {
 fn quality(pod: &Value) -> &'static str {
     let (mut any, mut guaranteed) = (false, true);
     for container in list(pod, "/spec/initContainers").iter().chain(list(pod, "/spec/containers")) {
-        let amounts = |key: &str| container.pointer(&format!("/resources/{key}")).and_then(Value::as_object).cloned().unwrap_or_default();
+        let amounts = |key: &str| {
+            container.pointer(&format!("/resources/{key}")).and_then(Value::as_object).cloned().unwrap_or_default()
+        };
         let (limits, requests) = (amounts("limits"), amounts("requests"));
         any |= ["cpu", "memory"].iter().any(|r| limits.contains_key(*r) || requests.contains_key(*r));
-        guaranteed &= ["cpu", "memory"].iter().all(|r| limits.contains_key(*r) && (requests.get(*r).is_none() || limits.get(*r) == requests.get(*r)));
+        guaranteed &= ["cpu", "memory"]
+            .iter()
+            .all(|r| limits.contains_key(*r) && (requests.get(*r).is_none() || limits.get(*r) == requests.get(*r)));
     }
     match (any, guaranteed) {
         (false, _) => "BestEffort",
@@ -134,10 +142,12 @@ pub fn admit(write: &Write<'_>, pod: Option<&mut Value>, _old: Option<&Value>) -
         pod["spec"]["serviceAccountName"] = account.as_str().into();
         pod["spec"]["serviceAccount"] = account.as_str().into();
         let Some(owner) = stored(write, "", "serviceaccounts", &namespace, &account) else {
-            let why = format!("error looking up service account {namespace}/{account}: serviceaccount {account:?} not found");
+            let why =
+                format!("error looking up service account {namespace}/{account}: serviceaccount {account:?} not found");
             return Err(forbidden(pod, &why));
         };
-        let automount = pod.pointer("/spec/automountServiceAccountToken").or_else(|| owner.get("automountServiceAccountToken"));
+        let automount =
+            pod.pointer("/spec/automountServiceAccountToken").or_else(|| owner.get("automountServiceAccountToken"));
         if automount != Some(&Value::Bool(false)) {
             mount_token(pod);
         }
@@ -168,11 +178,19 @@ fn priority(write: &Write<'_>, pod: &mut Value) -> Result<(), ApiError> {
         "system-cluster-critical" => (2_000_000_000, None),
         other => match stored(write, "scheduling.k8s.io", "priorityclasses", "", other) {
             Some(found) => (found["value"].as_i64().unwrap_or(0), found.get("preemptionPolicy").cloned()),
-            None => return Err(ApiError::forbidden(write.kind, name(pod), &format!("no PriorityClass with name {other} was found"))),
+            None => {
+                return Err(ApiError::forbidden(
+                    write.kind,
+                    name(pod),
+                    &format!("no PriorityClass with name {other} was found"),
+                ));
+            }
         },
     };
     if let Some(given) = pod.pointer("/spec/priority").and_then(Value::as_i64).filter(|given| *given != value) {
-        let why = format!("the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name");
+        let why = format!(
+            "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"
+        );
         return Err(ApiError::forbidden(write.kind, name(pod), &why));
     }
     pod["spec"]["priority"] = value.into();
@@ -187,7 +205,8 @@ fn mount_token(pod: &mut Value) {
     const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut rng = rand::rng();
     let suffix: String = (0..5).map(|_| char::from(LETTERS[rng.random_range(0..LETTERS.len())])).collect();
-    let existing = list(pod, "/spec/volumes").iter().map(name_of).find(|n| n.starts_with("kube-api-access-")).map(str::to_owned);
+    let existing =
+        list(pod, "/spec/volumes").iter().map(name_of).find(|n| n.starts_with("kube-api-access-")).map(str::to_owned);
     let had = existing.is_some();
     let volume = existing.unwrap_or_else(|| format!("kube-api-access-{suffix}"));
     let mut mounted = false;
@@ -226,10 +245,12 @@ fn tolerations(pod: &mut Value) {
     let mut tolerations = list(pod, "/spec/tolerations").to_vec();
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
         let has = tolerations.iter().any(|t| {
-            (text(t, "/key") == key || (text(t, "/key").is_empty() && text(t, "/operator") == "Exists")) && matches!(text(t, "/effect"), "" | "NoExecute")
+            (text(t, "/key") == key || (text(t, "/key").is_empty() && text(t, "/operator") == "Exists"))
+                && matches!(text(t, "/effect"), "" | "NoExecute")
         });
         if !has {
-            tolerations.push(json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}));
+            tolerations
+                .push(json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}));
         }
     }
     pod["spec"]["tolerations"] = tolerations.into();
@@ -238,7 +259,8 @@ fn tolerations(pod: &mut Value) {
 /// What a pod asks for: the larger of its init containers and of the sum of its containers.
 pub(super) fn requested(pod: &Value, kind: &str, resource: &str) -> Option<Quantity> {
     let amount = |container: &Value| {
-        let amounts: Option<&Map<String, Value>> = container.pointer(&format!("/resources/{kind}")).and_then(Value::as_object);
+        let amounts: Option<&Map<String, Value>> =
+            container.pointer(&format!("/resources/{kind}")).and_then(Value::as_object);
         amounts.and_then(|a| a.get(resource)).and_then(Value::as_str).and_then(Quantity::parse)
     };
     let containers: Vec<Quantity> = list(pod, "/spec/containers").iter().filter_map(amount).collect();

@@ -41,12 +41,17 @@ fn usage(kind: &Kind, object: &Value) -> BTreeMap<String, Quantity> {
         ("", "services") => {
             usage.insert("services".into(), one);
             match text(object, "/spec/type") {
-                "NodePort" => drop(usage.insert("services.nodeports".into(), Quantity::whole(list(object, "/spec/ports").len() as i64))),
+                "NodePort" => drop(
+                    usage
+                        .insert("services.nodeports".into(), Quantity::whole(list(object, "/spec/ports").len() as i64)),
+                ),
                 "LoadBalancer" => drop(usage.insert("services.loadbalancers".into(), one)),
                 _ => {}
             }
         }
-        ("", "secrets" | "configmaps" | "replicationcontrollers" | "resourcequotas") => drop(usage.insert(kind.plural.clone(), one)),
+        ("", "secrets" | "configmaps" | "replicationcontrollers" | "resourcequotas") => {
+            drop(usage.insert(kind.plural.clone(), one))
+        }
         _ => {}
     }
     usage
@@ -59,7 +64,12 @@ fn counted_kind(write: &Write<'_>, resource: &str) -> Option<std::sync::Arc<Kind
         None => match resource {
             "requests.storage" => ("persistentvolumeclaims", ""),
             "services.nodeports" | "services.loadbalancers" => ("services", ""),
-            "persistentvolumeclaims" | "services" | "secrets" | "configmaps" | "replicationcontrollers" | "resourcequotas" => (resource, ""),
+            "persistentvolumeclaims"
+            | "services"
+            | "secrets"
+            | "configmaps"
+            | "replicationcontrollers"
+            | "resourcequotas" => (resource, ""),
             _ => ("pods", ""),
         },
     };
@@ -75,7 +85,9 @@ fn used(write: &Write<'_>, namespace: &str, resource: &str) -> Quantity {
 
 /// Refuses what a quota does not allow.
 pub fn admit(write: &Write<'_>, object: Option<&mut Value>) -> Result<(), ApiError> {
-    let Some(object) = object.filter(|_| write.operation == Operation::Create && write.kind.namespaced) else { return Ok(()) };
+    let Some(object) = object.filter(|_| write.operation == Operation::Create && write.kind.namespaced) else {
+        return Ok(());
+    };
     let namespace = text(object, "/metadata/namespace");
     let takes = usage(write.kind, object);
     for quota in all(write, "", "resourcequotas", Some(namespace)) {
@@ -102,7 +114,11 @@ pub fn admit(write: &Write<'_>, object: Option<&mut Value>) -> Result<(), ApiErr
         if !missing.is_empty() {
             let containers: Vec<&str> = list(object, "/spec/containers").iter().map(|c| text(c, "/name")).collect();
             let parts: Vec<String> = missing.iter().map(|m| format!("{m} for: {}", containers.join(","))).collect();
-            return Err(ApiError::forbidden(write.kind, name(object), &format!("failed quota: {}: must specify {}", name(&quota), parts.join("; "))));
+            return Err(ApiError::forbidden(
+                write.kind,
+                name(object),
+                &format!("failed quota: {}: must specify {}", name(&quota), parts.join("; ")),
+            ));
         }
         if !requested.is_empty() {
             let why = format!(
@@ -122,6 +138,7 @@ pub fn admit(write: &Write<'_>, object: Option<&mut Value>) -> Result<(), ApiErr
 pub fn status(write: &Write<'_>, quota: &Value) -> Value {
     let hard = quota.pointer("/spec/hard").and_then(Value::as_object).cloned().unwrap_or_default();
     let namespace = text(quota, "/metadata/namespace");
-    let used: serde_json::Map<String, Value> = hard.keys().map(|r| (r.clone(), used(write, namespace, r).to_string().into())).collect();
+    let used: serde_json::Map<String, Value> =
+        hard.keys().map(|r| (r.clone(), used(write, namespace, r).to_string().into())).collect();
     json!({"hard": hard, "used": used})
 }

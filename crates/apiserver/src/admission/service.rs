@@ -80,7 +80,8 @@ pub fn prepare(service: &mut Value, old: Option<&Value>) {
         let same = twin.is_some_and(|o| o.get("nodePort") == port.get("nodePort"));
         if had_node_ports && !has_node_ports && same {
             port.as_object_mut().map(|p| p.remove("nodePort"));
-        } else if has_node_ports && port.get("nodePort").is_none()
+        } else if has_node_ports
+            && port.get("nodePort").is_none()
             && let Some(node_port) = twin.and_then(|o| o.get("nodePort"))
         {
             port["nodePort"] = node_port.clone();
@@ -102,7 +103,9 @@ pub fn prepare(service: &mut Value, old: Option<&Value>) {
 
 /// Allocates addresses and ports.
 pub fn admit(write: &Write<'_>, service: Option<&mut Value>, old: Option<&Value>) -> Result<(), ApiError> {
-    let Some(service) = service.filter(|_| write.subresource.is_empty() && write.operation != Operation::Delete) else { return Ok(()) };
+    let Some(service) = service.filter(|_| write.subresource.is_empty() && write.operation != Operation::Delete) else {
+        return Ok(());
+    };
     let ty = text(service, "/spec/type").to_owned();
     if ty == "ExternalName" || !service["spec"].is_object() {
         return super::quota::admit(write, Some(service));
@@ -127,11 +130,17 @@ pub fn admit(write: &Write<'_>, service: Option<&mut Value>, old: Option<&Value>
         if wanted != "None" && wanted != before {
             match wanted.parse::<Ipv4Addr>() {
                 Err(_) => {
-                    let error = FieldError::invalid("spec.clusterIPs[0]", &wanted.as_str().into(), "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
+                    let error = FieldError::invalid(
+                        "spec.clusterIPs[0]",
+                        &wanted.as_str().into(),
+                        "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+                    );
                     return invalid(service, error);
                 }
                 Ok(ip) if before.is_empty() && ip.octets()[..2] != network() => {
-                    let detail = format!("failed to allocate IP {wanted}: the provided network does not match the current range");
+                    let detail = format!(
+                        "failed to allocate IP {wanted}: the provided network does not match the current range"
+                    );
                     return invalid(service, FieldError::invalid("spec.clusterIPs", &json!([wanted]), &detail));
                 }
                 Ok(_) if before.is_empty() && taken.contains(&wanted) => {
@@ -146,7 +155,11 @@ pub fn admit(write: &Write<'_>, service: Option<&mut Value>, old: Option<&Value>
     service["spec"]["clusterIP"] = address.as_str().into();
     service["spec"]["clusterIPs"] = json!([address]);
     let unselected = service["spec"]["selector"].as_object().is_none_or(serde_json::Map::is_empty);
-    if address == "None" && unselected && service["spec"].get("ipFamilyPolicy").is_none() && service["spec"].get("ipFamilies").is_none() {
+    if address == "None"
+        && unselected
+        && service["spec"].get("ipFamilyPolicy").is_none()
+        && service["spec"].get("ipFamilies").is_none()
+    {
         // Endpoints that someone else writes can be of either family.
         service["spec"]["ipFamilies"] = json!(["IPv4", "IPv6"]);
         service["spec"]["ipFamilyPolicy"] = "RequireDualStack".into();
@@ -174,8 +187,15 @@ fn free_address(taken: &[String]) -> String {
 }
 
 fn node_ports(ty: &str, service: &mut Value, others: &[Value], is_other: &dyn Fn(&&Value) -> bool) {
-    let wants = ty == "NodePort" || (ty == "LoadBalancer" && service.pointer("/spec/allocateLoadBalancerNodePorts") != Some(&Value::Bool(false)));
-    let mut taken: Vec<i64> = others.iter().filter(is_other).flat_map(|o| list(o, "/spec/ports")).filter_map(|p| p.get("nodePort")?.as_i64()).collect();
+    let wants = ty == "NodePort"
+        || (ty == "LoadBalancer"
+            && service.pointer("/spec/allocateLoadBalancerNodePorts") != Some(&Value::Bool(false)));
+    let mut taken: Vec<i64> = others
+        .iter()
+        .filter(is_other)
+        .flat_map(|o| list(o, "/spec/ports"))
+        .filter_map(|p| p.get("nodePort")?.as_i64())
+        .collect();
     taken.extend(list(service, "/spec/ports").iter().filter_map(|p| p.get("nodePort")?.as_i64()));
     let mut rng = rand::rng();
     let mut free = || loop {
@@ -192,7 +212,10 @@ fn node_ports(ty: &str, service: &mut Value, others: &[Value], is_other: &dyn Fn
             }
         }
     }
-    if ty == "LoadBalancer" && text(service, "/spec/externalTrafficPolicy") == "Local" && service.pointer("/spec/healthCheckNodePort").is_none() {
+    if ty == "LoadBalancer"
+        && text(service, "/spec/externalTrafficPolicy") == "Local"
+        && service.pointer("/spec/healthCheckNodePort").is_none()
+    {
         service["spec"]["healthCheckNodePort"] = free().into();
     }
 }

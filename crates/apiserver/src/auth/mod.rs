@@ -65,7 +65,8 @@ pub(crate) fn admit(server: &Server, given: Option<Identity>, request: &Request)
             groups.extend(rest.split_once(':').map(|(namespace, _)| format!("system:serviceaccounts:{namespace}")));
         }
         groups.push("system:authenticated".into());
-        identity = Identity { name: user, uid: header("impersonate-uid").unwrap_or_default(), groups, extra: Vec::new() };
+        identity =
+            Identity { name: user, uid: header("impersonate-uid").unwrap_or_default(), groups, extra: Vec::new() };
     }
     match rbac::decide(server, &identity, &attributes) {
         Some(_) => Ok(identity),
@@ -95,7 +96,11 @@ fn resource(target: &Target, request: &Request) -> Attributes {
         group: target.group.clone(),
         resource: target.plural.clone(),
         subresource: target.subresource.clone().unwrap_or_default(),
-        namespace: if own_namespace { target.name.clone().unwrap_or_default() } else { target.namespace.clone().unwrap_or_default() },
+        namespace: if own_namespace {
+            target.name.clone().unwrap_or_default()
+        } else {
+            target.namespace.clone().unwrap_or_default()
+        },
         name: target.name.clone().unwrap_or_default(),
         path: None,
     }
@@ -112,7 +117,12 @@ fn forbidden(identity: &Identity, attributes: &Attributes) -> ApiError {
     let qualified = if group.is_empty() { resource.clone() } else { format!("{resource}.{group}") };
     let subject = if name.is_empty() { qualified } else { format!("{qualified} {name:?}") };
     let full = if subresource.is_empty() { resource.clone() } else { format!("{resource}/{subresource}") };
-    let scope = if namespace.is_empty() { "at the cluster scope".to_owned() } else { format!("in the namespace {namespace:?}") };
-    let message = format!("{subject} is forbidden: User {user:?} cannot {verb} resource {full:?} in API group {group:?} {scope}");
+    let scope = if namespace.is_empty() {
+        "at the cluster scope".to_owned()
+    } else {
+        format!("in the namespace {namespace:?}")
+    };
+    let message =
+        format!("{subject} is forbidden: User {user:?} cannot {verb} resource {full:?} in API group {group:?} {scope}");
     ApiError::new(403, "Forbidden", message).with(details_of(name, group, resource))
 }

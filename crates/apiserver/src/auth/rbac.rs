@@ -76,7 +76,9 @@ fn role_rules(server: &Server, role: &Value) -> Vec<Value> {
         for other in objects(server, "clusterroles", None) {
             let matches = selectors.iter().any(|selector| {
                 let labels = selector.get("matchLabels").and_then(Value::as_object);
-                labels.is_some_and(|l| l.iter().all(|(k, v)| other.pointer("/metadata/labels").and_then(|o| o.get(k)) == Some(v)))
+                labels.is_some_and(|l| {
+                    l.iter().all(|(k, v)| other.pointer("/metadata/labels").and_then(|o| o.get(k)) == Some(v))
+                })
             });
             if matches && name(&other) != name(role) {
                 rules.extend(role_rules(server, &other));
@@ -95,14 +97,21 @@ fn allows(rule: &Value, attributes: &Attributes) -> bool {
         return false;
     }
     if let Some(path) = &attributes.path {
-        return list(rule, "/nonResourceURLs").iter().filter_map(Value::as_str).any(|url| match url.strip_suffix('*') {
-            Some(prefix) => path.starts_with(prefix),
-            None => url == path,
+        return list(rule, "/nonResourceURLs").iter().filter_map(Value::as_str).any(|url| {
+            match url.strip_suffix('*') {
+                Some(prefix) => path.starts_with(prefix),
+                None => url == path,
+            }
         });
     }
     let subresource = &attributes.subresource;
-    let full = if subresource.is_empty() { attributes.resource.clone() } else { format!("{}/{subresource}", attributes.resource) };
-    let any_parent = !subresource.is_empty() && list(rule, "/resources").iter().any(|r| *r == format!("*/{subresource}"));
+    let full = if subresource.is_empty() {
+        attributes.resource.clone()
+    } else {
+        format!("{}/{subresource}", attributes.resource)
+    };
+    let any_parent =
+        !subresource.is_empty() && list(rule, "/resources").iter().any(|r| *r == format!("*/{subresource}"));
     let names = list(rule, "/resourceNames");
     has(rule, "apiGroups", &attributes.group)
         && (has(rule, "resources", &full) || any_parent)
@@ -132,7 +141,11 @@ pub(super) fn decide(server: &Server, identity: &Identity, attributes: &Attribut
             } else {
                 ("RoleBinding", format!("{}/{namespace}", name(&binding)))
             };
-            format!("RBAC: allowed by {kind} {own:?} of {} {:?} to {subject}", text(&binding, "/roleRef/kind"), text(&binding, "/roleRef/name"))
+            format!(
+                "RBAC: allowed by {kind} {own:?} of {} {:?} to {subject}",
+                text(&binding, "/roleRef/kind"),
+                text(&binding, "/roleRef/name")
+            )
         })
     })
 }

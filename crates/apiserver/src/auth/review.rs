@@ -55,7 +55,8 @@ fn token_review(context: &Context, value: &mut Value) -> Result<(), ApiError> {
     if token.is_empty() {
         return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
     }
-    let mut audiences: Vec<String> = list(value, "/spec/audiences").iter().filter_map(Value::as_str).map(str::to_owned).collect();
+    let mut audiences: Vec<String> =
+        list(value, "/spec/audiences").iter().filter_map(Value::as_str).map(str::to_owned).collect();
     if audiences.is_empty() {
         audiences.push(AUDIENCE.to_owned());
     }
@@ -69,7 +70,10 @@ fn token_review(context: &Context, value: &mut Value) -> Result<(), ApiError> {
 fn rules(context: &Context, namespace: &str) -> Value {
     let (mut resources, mut paths) = (Vec::new(), Vec::new());
     let all = if context.identity.is_administrator() {
-        vec![json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}), json!({"verbs": ["*"], "nonResourceURLs": ["*"]})]
+        vec![
+            json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}),
+            json!({"verbs": ["*"], "nonResourceURLs": ["*"]}),
+        ]
     } else {
         rbac::all_rules(&context.server, &context.identity, namespace)
     };
@@ -95,7 +99,11 @@ fn access(context: &Context, value: &mut Value) -> Result<(), ApiError> {
                 text(path, "/path"),
                 text(path, "/verb")
             );
-            errors.push(FieldError { reason: "FieldValueInvalid", field: "spec.nonResourceAttributes".into(), message });
+            errors.push(FieldError {
+                reason: "FieldValueInvalid",
+                field: "spec.nonResourceAttributes".into(),
+                message,
+            });
         }
         _ => {}
     }
@@ -106,7 +114,11 @@ fn access(context: &Context, value: &mut Value) -> Result<(), ApiError> {
     if context.kind.kind == "LocalSubjectAccessReview" {
         let namespace = text(&spec, "/resourceAttributes/namespace");
         if resource.is_some() && namespace != context.namespace() {
-            errors.push(FieldError::invalid("spec.resourceAttributes.namespace", &namespace.into(), "must match metadata.namespace"));
+            errors.push(FieldError::invalid(
+                "spec.resourceAttributes.namespace",
+                &namespace.into(),
+                "must match metadata.namespace",
+            ));
         }
         value["metadata"]["namespace"] = context.namespace().into();
     }
@@ -118,7 +130,8 @@ fn access(context: &Context, value: &mut Value) -> Result<(), ApiError> {
     } else {
         let mut groups = groups;
         let user = text(&spec, "/user");
-        if let Some((namespace, _)) = user.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
+        if let Some((namespace, _)) = user.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'))
+        {
             groups.push("system:serviceaccounts".into());
             groups.push(format!("system:serviceaccounts:{namespace}"));
         }
@@ -169,20 +182,30 @@ pub(crate) fn token(context: &Context, bytes: &[u8]) -> Result<Response, ApiErro
     let given = text(&request, "/metadata/name");
     let mut errors = Vec::new();
     if !given.is_empty() && given != own {
-        let error = FieldError::invalid("metadata.name", &given.into(), "must match the service account name if specified");
+        let error =
+            FieldError::invalid("metadata.name", &given.into(), "must match the service account name if specified");
         return Err(ApiError::invalid(&kind, own, &[error]));
     }
     let seconds = request.pointer("/spec/expirationSeconds").and_then(Value::as_i64).unwrap_or(3600);
     let shown = Value::from(seconds);
     if seconds < 600 {
-        errors.push(FieldError::invalid("spec.expirationSeconds", &shown, "may not specify a duration less than 10 minutes"));
+        errors.push(FieldError::invalid(
+            "spec.expirationSeconds",
+            &shown,
+            "may not specify a duration less than 10 minutes",
+        ));
     } else if seconds > 1 << 32 {
-        errors.push(FieldError::invalid("spec.expirationSeconds", &shown, "may not specify a duration larger than 2^32 seconds"));
+        errors.push(FieldError::invalid(
+            "spec.expirationSeconds",
+            &shown,
+            "may not specify a duration larger than 2^32 seconds",
+        ));
     }
     if !errors.is_empty() {
         return Err(ApiError::invalid(&kind, "", &errors));
     }
-    let mut audiences: Vec<String> = list(&request, "/spec/audiences").iter().filter_map(Value::as_str).map(str::to_owned).collect();
+    let mut audiences: Vec<String> =
+        list(&request, "/spec/audiences").iter().filter_map(Value::as_str).map(str::to_owned).collect();
     if audiences.is_empty() {
         audiences.push(AUDIENCE.to_owned());
     }
@@ -193,7 +216,8 @@ pub(crate) fn token(context: &Context, bytes: &[u8]) -> Result<Response, ApiErro
         "creationTimestamp": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
     });
     request["spec"]["audiences"] = json!(audiences);
-    request["status"] = json!({"token": token, "expirationTimestamp": expires.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()});
+    request["status"] =
+        json!({"token": token, "expirationTimestamp": expires.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()});
     Ok(object_response(context, 201, request))
 }
 
@@ -207,20 +231,28 @@ fn bound(context: &Context, request: &Value, account: &str) -> Result<Option<Bou
         ("Node", "v1" | "") => "nodes",
         (kind, version) => {
             let (group, version) = version.split_once('/').unwrap_or(("", version));
-            return Err(ApiError::bad_request(format!("cannot bind token to object of type {group}/{version}, Kind={kind}")));
+            return Err(ApiError::bad_request(format!(
+                "cannot bind token to object of type {group}/{version}, Kind={kind}"
+            )));
         }
     };
     let namespace = if plural == "nodes" { "" } else { context.namespace() };
     let found = context.server.store().get(&(String::new(), plural.to_owned()), namespace, name);
     let Some(found) = found.map(|o| o.value()) else {
-        return Err(ApiError::new(404, "NotFound", format!("{plural} {name:?} not found")).with(details_of(name, "", plural)));
+        return Err(
+            ApiError::new(404, "NotFound", format!("{plural} {name:?} not found")).with(details_of(name, "", plural))
+        );
     };
     if plural == "pods" && text(&found, "/spec/serviceAccountName") != account {
-        return Err(ApiError::bad_request(format!("cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name.")));
+        return Err(ApiError::bad_request(format!(
+            "cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name."
+        )));
     }
     let real = text(&found, "/metadata/uid");
     if !uid.is_empty() && uid != real {
-        let why = format!("the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated");
+        let why = format!(
+            "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+        );
         let message = format!("Operation cannot be fulfilled on {kind} {name:?}: {why}");
         return Err(ApiError::new(409, "Conflict", message).with(details_of(name, "", kind)));
     }

@@ -6,7 +6,8 @@ use crate::server::Server;
 
 /// Makes the default roles and bindings that are missing.
 pub(crate) fn bootstrap(server: &Server) {
-    let defaults: Value = serde_json::from_str(include_str!("../../data/roles.json")).expect("data/roles.json is checked by a test");
+    let defaults: Value =
+        serde_json::from_str(include_str!("../../data/roles.json")).expect("data/roles.json is checked by a test");
     for plural in ["clusterroles", "clusterrolebindings"] {
         let resource = ("rbac.authorization.k8s.io".to_owned(), plural.to_owned());
         for entry in defaults[plural].as_array().into_iter().flatten() {
@@ -36,7 +37,8 @@ mod tests {
     #[test]
     fn every_binding_has_its_role() {
         let defaults: Value = serde_json::from_str(include_str!("../../data/roles.json")).unwrap();
-        let names: Vec<&Value> = defaults["clusterroles"].as_array().unwrap().iter().map(|r| &r["metadata"]["name"]).collect();
+        let names: Vec<&Value> =
+            defaults["clusterroles"].as_array().unwrap().iter().map(|r| &r["metadata"]["name"]).collect();
         for binding in defaults["clusterrolebindings"].as_array().unwrap() {
             assert!(names.contains(&&binding["roleRef"]["name"]), "{binding}");
         }

@@ -33,7 +33,8 @@ impl Signer {
                 if let Some(path) = path {
                     use std::io::Write as _;
                     use std::os::unix::fs::OpenOptionsExt as _;
-                    let mut file = std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)?;
+                    let mut file =
+                        std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)?;
                     file.write_all(&key)?;
                     file.sync_all()?;
                 }
@@ -67,10 +68,17 @@ pub(super) struct Bound {
 }
 
 /// Makes a token for a service account.
-pub(super) fn issue(server: &Server, account: &Value, audiences: &[String], seconds: i64, bound: Option<&Bound>) -> (String, jiff::Timestamp) {
+pub(super) fn issue(
+    server: &Server,
+    account: &Value,
+    audiences: &[String],
+    seconds: i64,
+    bound: Option<&Bound>,
+) -> (String, jiff::Timestamp) {
     let now = jiff::Timestamp::now();
     let expires = now.checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or(jiff::Timestamp::MAX);
-    let (namespace, name, uid) = (text(account, "/metadata/namespace"), text(account, "/metadata/name"), text(account, "/metadata/uid"));
+    let (namespace, name, uid) =
+        (text(account, "/metadata/namespace"), text(account, "/metadata/name"), text(account, "/metadata/uid"));
     let mut own = json!({"namespace": namespace, "serviceaccount": {"name": name, "uid": uid}});
     if let Some(bound) = bound {
         own[bound.kind.to_lowercase()] = json!({"name": bound.name, "uid": bound.uid});
@@ -90,21 +98,29 @@ pub(super) fn verify(server: &Server, token: &str, audiences: &[String]) -> Resu
     if claims["exp"].as_i64().unwrap_or(0) < jiff::Timestamp::now().as_second() {
         return Err("[invalid bearer token, service account token has expired]".into());
     }
-    let own: Vec<String> = claims["aud"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+    let own: Vec<String> =
+        claims["aud"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
     let shared: Vec<String> = audiences.iter().filter(|a| own.contains(a)).cloned().collect();
     if shared.is_empty() {
-        return Err(format!("[invalid bearer token, token audiences {own:?} is invalid for the target audiences {audiences:?}]"));
+        return Err(format!(
+            "[invalid bearer token, token audiences {own:?} is invalid for the target audiences {audiences:?}]"
+        ));
     }
     let facts = &claims["kubernetes.io"];
     let namespace = text(facts, "/namespace");
     let exists = |plural: &str, key: &str| {
-        let found = server.store().get(&(String::new(), plural.to_owned()), namespace, text(facts, &format!("/{key}/name")));
+        let found =
+            server.store().get(&(String::new(), plural.to_owned()), namespace, text(facts, &format!("/{key}/name")));
         found.is_some_and(|o| text(&o.value(), "/metadata/uid") == text(facts, &format!("/{key}/uid")))
     };
-    if !exists("serviceaccounts", "serviceaccount") || (facts.get("pod").is_some() && !exists("pods", "pod")) || (facts.get("secret").is_some() && !exists("secrets", "secret")) {
+    if !exists("serviceaccounts", "serviceaccount")
+        || (facts.get("pod").is_some() && !exists("pods", "pod"))
+        || (facts.get("secret").is_some() && !exists("secrets", "secret"))
+    {
         return Err("[invalid bearer token, service account token has been invalidated]".into());
     }
-    let mut extra = vec![("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("JTI={}", text(&claims, "/jti"))])];
+    let mut extra =
+        vec![("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("JTI={}", text(&claims, "/jti"))])];
     if facts.get("pod").is_some() {
         extra.push(("authentication.kubernetes.io/pod-name".into(), vec![text(facts, "/pod/name").into()]));
         extra.push(("authentication.kubernetes.io/pod-uid".into(), vec![text(facts, "/pod/uid").into()]));
@@ -112,7 +128,11 @@ pub(super) fn verify(server: &Server, token: &str, audiences: &[String]) -> Resu
     let identity = Identity {
         name: text(&claims, "/sub").to_owned(),
         uid: text(facts, "/serviceaccount/uid").to_owned(),
-        groups: vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}"), "system:authenticated".into()],
+        groups: vec![
+            "system:serviceaccounts".into(),
+            format!("system:serviceaccounts:{namespace}"),
+            "system:authenticated".into(),
+        ],
         extra,
     };
     Ok((identity, shared))

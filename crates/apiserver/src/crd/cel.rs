@@ -181,7 +181,8 @@ fn failure(rule: &Rule, scope: &Context<'_>, value: &Value, path: &str) -> Field
         Ok(Cel::String(text)) => Some(text.trim().to_owned()).filter(|t| !t.is_empty() && !t.contains('\n')),
         _ => None,
     });
-    let message = computed.or_else(|| rule.message.clone()).unwrap_or_else(|| format!("failed rule: {}", rule.text.trim()));
+    let message =
+        computed.or_else(|| rule.message.clone()).unwrap_or_else(|| format!("failed rule: {}", rule.text.trim()));
     let field = match &rule.field_path {
         Some(below) => format!("{path}{below}").trim_start_matches('.').to_owned(),
         None => shown(path).to_owned(),
@@ -193,7 +194,9 @@ fn failure(rule: &Rule, scope: &Context<'_>, value: &Value, path: &str) -> Field
         _ if value.is_object() || value.is_array() => {
             FieldError { reason: "FieldValueInvalid", field, message: format!("Invalid value: {message}") }
         }
-        _ if rule.field_path.is_some() => FieldError { reason: "FieldValueInvalid", field, message: format!("Invalid value: {message}") },
+        _ if rule.field_path.is_some() => {
+            FieldError { reason: "FieldValueInvalid", field, message: format!("Invalid value: {message}") }
+        }
         _ => FieldError::invalid(field, value, &message),
     }
 }
@@ -239,7 +242,9 @@ fn string(format: &str, text: &str) -> Cel {
     match format {
         "date-time" => call("timestamp").unwrap_or_else(plain),
         "duration" => call("duration").unwrap_or_else(plain),
-        "byte" => base64::engine::general_purpose::STANDARD.decode(text).map_or_else(|_| plain(), |bytes| Cel::Bytes(Arc::new(bytes))),
+        "byte" => base64::engine::general_purpose::STANDARD
+            .decode(text)
+            .map_or_else(|_| plain(), |bytes| Cel::Bytes(Arc::new(bytes))),
         _ => plain(),
     }
 }
@@ -247,14 +252,37 @@ fn string(format: &str, text: &str) -> Cel {
 /// Kubernetes' escaping of field names that CEL cannot spell.
 fn escape(name: &str) -> String {
     const RESERVED: [&str; 21] = [
-        "true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop",
-        "package", "namespace", "return", "var", "void", "while",
+        "true",
+        "false",
+        "null",
+        "in",
+        "as",
+        "break",
+        "const",
+        "continue",
+        "else",
+        "for",
+        "function",
+        "if",
+        "import",
+        "let",
+        "loop",
+        "package",
+        "namespace",
+        "return",
+        "var",
+        "void",
+        "while",
     ];
     if RESERVED.contains(&name) {
         return format!("__{name}__");
     }
     if name.contains("__") || name.contains(['.', '-', '/']) {
-        return name.replace("__", "__underscores__").replace('.', "__dot__").replace('-', "__dash__").replace('/', "__slash__");
+        return name
+            .replace("__", "__underscores__")
+            .replace('.', "__dot__")
+            .replace('-', "__dash__")
+            .replace('/', "__slash__");
     }
     name.to_owned()
 }

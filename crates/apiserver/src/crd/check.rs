@@ -28,10 +28,19 @@ pub fn check(definition: &Value, old: Option<&Value>) -> Vec<FieldError> {
         errors.push(FieldError::required("metadata.annotations[api-approved.kubernetes.io]", detail));
     }
     if let Some(old) = old.filter(|old| super::is(old, "Established")) {
-        for (field, pointer) in [("spec.group", "/spec/group"), ("spec.scope", "/spec/scope"), ("spec.names.kind", "/spec/names/kind"), ("spec.names.plural", "/spec/names/plural")] {
+        for (field, pointer) in [
+            ("spec.group", "/spec/group"),
+            ("spec.scope", "/spec/scope"),
+            ("spec.names.kind", "/spec/names/kind"),
+            ("spec.names.plural", "/spec/names/plural"),
+        ] {
             if definition.pointer(pointer) != old.pointer(pointer) {
                 errors.retain(|e| e.field != "metadata.name");
-                errors.push(FieldError::invalid(field, definition.pointer(pointer).unwrap_or(&Value::Null), "field is immutable"));
+                errors.push(FieldError::invalid(
+                    field,
+                    definition.pointer(pointer).unwrap_or(&Value::Null),
+                    "field is immutable",
+                ));
             }
         }
         if !errors.is_empty() {
@@ -47,15 +56,26 @@ pub fn check(definition: &Value, old: Option<&Value>) -> Vec<FieldError> {
     }
     conversion(definition, &mut errors);
     let stored = texts(definition, "/status/storedVersions");
-    let storage: Vec<&str> = list.iter().filter(|v| v.get("storage") == Some(&Value::Bool(true))).map(|v| text(v, "/name")).collect();
+    let storage: Vec<&str> =
+        list.iter().filter(|v| v.get("storage") == Some(&Value::Bool(true))).map(|v| text(v, "/name")).collect();
     if stored.is_empty() {
-        errors.push(FieldError::invalid("status.storedVersions", &Value::Null, "must have at least one stored version"));
+        errors.push(FieldError::invalid(
+            "status.storedVersions",
+            &Value::Null,
+            "must have at least one stored version",
+        ));
     }
     for name in storage.iter().filter(|name| !stored.iter().any(|s| s == *name)) {
-        errors.push(FieldError::invalid("status.storedVersions", &json!(stored), &format!("must have the storage version {name}")));
+        errors.push(FieldError::invalid(
+            "status.storedVersions",
+            &json!(stored),
+            &format!("must have the storage version {name}"),
+        ));
     }
     if old.is_some() {
-        for (index, name) in stored.iter().enumerate().filter(|(_, name)| !list.iter().any(|v| text(v, "/name") == *name)) {
+        for (index, name) in
+            stored.iter().enumerate().filter(|(_, name)| !list.iter().any(|v| text(v, "/name") == *name))
+        {
             errors.push(FieldError::invalid(format!("status.storedVersions[{index}]"), &name.as_str().into(), "missing from spec.versions; v1 was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in v1 and removes v1 from status.storedVersions".replace("v1", name).as_str()));
         }
     }
@@ -75,7 +95,8 @@ fn group_and_scope(definition: &Value, group: &str, errors: &mut Vec<FieldError>
         errors.push(FieldError::not_supported("spec.scope", &scope.into(), &["Cluster", "Namespaced"]));
     }
     if definition.pointer("/spec/preserveUnknownFields") == Some(&Value::Bool(true)) {
-        let detail = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
+        let detail =
+            "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
         errors.push(FieldError::invalid("spec.preserveUnknownFields", &true.into(), detail));
     }
 }
@@ -92,7 +113,11 @@ fn version_list(definition: &Value, errors: &mut Vec<FieldError>) {
     names.sort_unstable();
     names.dedup();
     let shown = format!("[{}]", list.iter().map(internal_version).collect::<Vec<_>>().join(","));
-    let fault = |detail: &str| FieldError { reason: "FieldValueInvalid", field: "spec.versions".into(), message: format!("Invalid value: {shown}: {detail}") };
+    let fault = |detail: &str| FieldError {
+        reason: "FieldValueInvalid",
+        field: "spec.versions".into(),
+        message: format!("Invalid value: {shown}: {detail}"),
+    };
     if names.len() != count {
         errors.push(fault("must contain unique version names"));
     }
@@ -119,7 +144,8 @@ fn names(definition: &Value, errors: &mut Vec<FieldError>) {
     let mut label = |field: String, name: &str, mixed: bool| {
         let checked = if mixed { name.to_lowercase() } else { name.to_owned() };
         if let Some(detail) = dns_label(&checked) {
-            let detail = if mixed { format!("may have mixed case, but should otherwise match: {detail}") } else { detail };
+            let detail =
+                if mixed { format!("may have mixed case, but should otherwise match: {detail}") } else { detail };
             errors.push(FieldError::invalid(field, &name.into(), &detail));
         }
     };
@@ -136,7 +162,11 @@ fn names(definition: &Value, errors: &mut Vec<FieldError>) {
     }
     let (kind, list_kind) = (text(&names, "/kind"), text(&names, "/listKind"));
     if !kind.is_empty() && kind == list_kind {
-        errors.push(FieldError::invalid("spec.names.listKind", &list_kind.into(), "kind and listKind may not be the same"));
+        errors.push(FieldError::invalid(
+            "spec.names.listKind",
+            &list_kind.into(),
+            "kind and listKind may not be the same",
+        ));
     }
 }
 
@@ -145,32 +175,47 @@ fn conversion(definition: &Value, errors: &mut Vec<FieldError>) {
         "None" => {}
         "Webhook" => {
             if definition.pointer("/spec/conversion/webhook/clientConfig").is_none() {
-                errors.push(FieldError::required("spec.conversion.webhookClientConfig", "required when strategy is set to Webhook"));
+                errors.push(FieldError::required(
+                    "spec.conversion.webhookClientConfig",
+                    "required when strategy is set to Webhook",
+                ));
             }
             if texts(definition, "/spec/conversion/webhook/conversionReviewVersions").is_empty() {
                 errors.push(FieldError::required("spec.conversion.conversionReviewVersions", ""));
             }
         }
-        other => errors.push(FieldError::not_supported("spec.conversion.strategy", &other.into(), &["None", "Webhook"])),
+        other => {
+            errors.push(FieldError::not_supported("spec.conversion.strategy", &other.into(), &["None", "Webhook"]))
+        }
     }
 }
 
 fn one_version(version: &Value, index: usize, count: usize, errors: &mut Vec<FieldError>) {
     // With one version Kubernetes speaks of its fields as if they stood in the specification.
     let at = |field: &str| if count == 1 { format!("spec.{field}") } else { format!("spec.versions[{index}].{field}") };
-    let schema_at = if count == 1 { "spec.validation.openAPIV3Schema".to_owned() } else { format!("spec.versions[{index}].schema.openAPIV3Schema") };
+    let schema_at = if count == 1 {
+        "spec.validation.openAPIV3Schema".to_owned()
+    } else {
+        format!("spec.versions[{index}].schema.openAPIV3Schema")
+    };
     match version.pointer("/schema/openAPIV3Schema") {
         None => errors.push(FieldError::required(format!("spec.versions[{index}].schema.openAPIV3Schema"), "")),
         Some(schema) => {
             match schema.get("type").and_then(Value::as_str) {
                 None => errors.push(FieldError::required(format!("{schema_at}.type"), "must not be empty at the root")),
                 Some("object") => {}
-                Some(other) => errors.push(FieldError::invalid(format!("{schema_at}.type"), &other.into(), "must be object at the root")),
+                Some(other) => errors.push(FieldError::invalid(
+                    format!("{schema_at}.type"),
+                    &other.into(),
+                    "must be object at the root",
+                )),
             }
             if let Some(metadata) = schema.pointer("/properties/metadata") {
                 let allowed = |k: &String| ["type", "properties", "description"].contains(&k.as_str());
                 let names = metadata.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
-                if !metadata.as_object().is_some_and(|m| m.keys().all(allowed)) || names.keys().any(|k| k != "name" && k != "generateName") {
+                if !metadata.as_object().is_some_and(|m| m.keys().all(allowed))
+                    || names.keys().any(|k| k != "name" && k != "generateName")
+                {
                     let detail = "must not specify anything other than name and generateName, but metadata is implicitly specified";
                     errors.push(FieldError::forbidden(format!("{schema_at}.properties[metadata]"), detail));
                 }
@@ -178,8 +223,14 @@ fn one_version(version: &Value, index: usize, count: usize, errors: &mut Vec<Fie
             node(schema, &schema_at, true, errors);
         }
     }
-    if let Some(warning) = version.get("deprecationWarning").filter(|_| version.get("deprecated") != Some(&Value::Bool(true))) {
-        errors.push(FieldError::invalid(format!("spec.versions[{index}].deprecationWarning"), warning, "can only be set for deprecated versions"));
+    if let Some(warning) =
+        version.get("deprecationWarning").filter(|_| version.get("deprecated") != Some(&Value::Bool(true)))
+    {
+        errors.push(FieldError::invalid(
+            format!("spec.versions[{index}].deprecationWarning"),
+            warning,
+            "can only be set for deprecated versions",
+        ));
     }
     if let Some(scale) = version.pointer("/subresources/scale") {
         for (key, root) in [("specReplicasPath", ".spec"), ("statusReplicasPath", ".status")] {
@@ -192,7 +243,9 @@ fn one_version(version: &Value, index: usize, count: usize, errors: &mut Vec<Fie
             }
         }
     }
-    for (number, column) in version.get("additionalPrinterColumns").and_then(Value::as_array).into_iter().flatten().enumerate() {
+    for (number, column) in
+        version.get("additionalPrinterColumns").and_then(Value::as_array).into_iter().flatten().enumerate()
+    {
         let at = |field: &str| at(&format!("additionalPrinterColumns[{number}].{field}"));
         if text(column, "/name").is_empty() {
             errors.push(FieldError::required(at("name"), ""));
@@ -201,13 +254,21 @@ fn one_version(version: &Value, index: usize, count: usize, errors: &mut Vec<Fie
         if ty.is_empty() {
             errors.push(FieldError::required(at("type"), "must be one of boolean,date,integer,number,string"));
         } else if !["boolean", "date", "integer", "number", "string"].contains(&ty) {
-            errors.push(FieldError::invalid(at("type"), &ty.into(), "must be one of boolean,date,integer,number,string"));
+            errors.push(FieldError::invalid(
+                at("type"),
+                &ty.into(),
+                "must be one of boolean,date,integer,number,string",
+            ));
         }
         let path = text(column, "/jsonPath");
         if path.is_empty() {
             errors.push(FieldError::required(at("JSONPath"), ""));
         } else if !path.starts_with('.') {
-            errors.push(FieldError::invalid(at("JSONPath"), &path.into(), "must be a simple json path starting with ."));
+            errors.push(FieldError::invalid(
+                at("JSONPath"),
+                &path.into(),
+                "must be a simple json path starting with .",
+            ));
         }
     }
 }
@@ -223,26 +284,43 @@ fn node(schema: &Value, at: &str, root: bool, errors: &mut Vec<FieldError>) {
     }
     if !ty.is_empty() && !TYPES.contains(&ty) {
         errors.push(FieldError::not_supported(format!("{at}.type"), &ty.into(), &TYPES));
-    } else if ty.is_empty() && !root && !flag("x-kubernetes-int-or-string") && !flag("x-kubernetes-preserve-unknown-fields") {
+    } else if ty.is_empty()
+        && !root
+        && !flag("x-kubernetes-int-or-string")
+        && !flag("x-kubernetes-preserve-unknown-fields")
+    {
         let what = if at.ends_with("items") { "array items" } else { "object fields" };
         errors.push(FieldError::required(format!("{at}.type"), &format!("must not be empty for specified {what}")));
     }
     if flag("uniqueItems") {
-        errors.push(FieldError::forbidden(format!("{at}.uniqueItems"), "uniqueItems cannot be set to true since the runtime complexity becomes quadratic"));
+        errors.push(FieldError::forbidden(
+            format!("{at}.uniqueItems"),
+            "uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
+        ));
     }
-    if object.contains_key("properties") && object.get("additionalProperties").is_some_and(|a| a != &Value::Bool(false)) {
-        errors.push(FieldError::forbidden(format!("{at}.additionalProperties"), "additionalProperties and properties are mutual exclusive"));
+    if object.contains_key("properties") && object.get("additionalProperties").is_some_and(|a| a != &Value::Bool(false))
+    {
+        errors.push(FieldError::forbidden(
+            format!("{at}.additionalProperties"),
+            "additionalProperties and properties are mutual exclusive",
+        ));
     }
     if ty == "array" && !object.contains_key("items") {
         errors.push(FieldError::required(format!("{at}.items"), "must be specified"));
     }
     if object.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(false)) {
-        errors.push(FieldError::invalid(format!("{at}.x-kubernetes-preserve-unknown-fields"), &false.into(), "must be true or undefined"));
+        errors.push(FieldError::invalid(
+            format!("{at}.x-kubernetes-preserve-unknown-fields"),
+            &false.into(),
+            "must be true or undefined",
+        ));
     }
     if let Some(pattern) = object.get("pattern").and_then(Value::as_str)
         && Regex::new(pattern).is_err()
     {
-        let detail = format!("must be a valid regular expression, but isn't: error parsing regexp: missing closing ): `{pattern}`");
+        let detail = format!(
+            "must be a valid regular expression, but isn't: error parsing regexp: missing closing ): `{pattern}`"
+        );
         errors.push(FieldError::invalid(format!("{at}.pattern"), &pattern.into(), &detail));
     }
     list_type(schema, object, at, errors);
@@ -270,13 +348,20 @@ fn list_type(schema: &Value, object: &Map<String, Value>, at: &str, errors: &mut
         "map" => {
             let keys = texts(schema, "/x-kubernetes-list-map-keys");
             if keys.is_empty() {
-                errors.push(FieldError::required(format!("{at}.x-kubernetes-list-map-keys"), "must not be empty if x-kubernetes-list-type is map"));
+                errors.push(FieldError::required(
+                    format!("{at}.x-kubernetes-list-map-keys"),
+                    "must not be empty if x-kubernetes-list-type is map",
+                ));
             }
             let required = texts(&items, "/required");
             for key in &keys {
                 let property = items.get("properties").and_then(|p| p.get(key));
                 if property.is_none() {
-                    errors.push(FieldError::invalid(format!("{at}.x-kubernetes-list-map-keys"), &json!(keys), "entries must all be names of item properties"));
+                    errors.push(FieldError::invalid(
+                        format!("{at}.x-kubernetes-list-map-keys"),
+                        &json!(keys),
+                        "entries must all be names of item properties",
+                    ));
                 } else if !required.contains(key) && property.is_some_and(|p| p.get("default").is_none()) {
                     let detail = "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property";
                     errors.push(FieldError::required(format!("{at}.items.properties[{key}].default"), detail));
@@ -292,7 +377,11 @@ fn list_type(schema: &Value, object: &Map<String, Value>, at: &str, errors: &mut
             }
         }
         "" | "atomic" => {}
-        other => errors.push(FieldError::not_supported(format!("{at}.x-kubernetes-list-type"), &other.into(), &["atomic", "set", "map"])),
+        other => errors.push(FieldError::not_supported(
+            format!("{at}.x-kubernetes-list-type"),
+            &other.into(),
+            &["atomic", "set", "map"],
+        )),
     }
 }
 
@@ -326,16 +415,25 @@ fn default_value(schema: &Value, default: &Value, at: &str, errors: &mut Vec<Fie
     }
     defaults::custom(&parsed, &mut value);
     for error in validate::validate(&parsed, &value) {
-        let field = if error.field.is_empty() { format!("{at}.default") } else { format!("{at}.default.{}", error.field) };
+        let field =
+            if error.field.is_empty() { format!("{at}.default") } else { format!("{at}.default.{}", error.field) };
         errors.push(FieldError { field, ..error });
     }
 }
 
 fn rules(schema: &Value, object: &Map<String, Value>, at: &str, errors: &mut Vec<FieldError>) {
-    for (index, rule) in object.get("x-kubernetes-validations").and_then(Value::as_array).into_iter().flatten().enumerate() {
+    for (index, rule) in
+        object.get("x-kubernetes-validations").and_then(Value::as_array).into_iter().flatten().enumerate()
+    {
         let at = format!("{at}.x-kubernetes-validations[{index}]");
         let source = text(rule, "/rule");
-        let escaped = |key: &str| Value::from(text(rule, key)).to_string().replace('>', "\\u003e").replace('<', "\\u003c").replace('&', "\\u0026");
+        let escaped = |key: &str| {
+            Value::from(text(rule, key))
+                .to_string()
+                .replace('>', "\\u003e")
+                .replace('<', "\\u003c")
+                .replace('&', "\\u0026")
+        };
         let shown = format!(
             "{{\"Rule\":{},\"Message\":{},\"MessageExpression\":{},\"Reason\":{},\"FieldPath\":{},\"OptionalOldSelf\":{}}}",
             escaped("/rule"),
@@ -352,7 +450,11 @@ fn rules(schema: &Value, object: &Map<String, Value>, at: &str, errors: &mut Vec
             errors.push(FieldError { reason: "FieldValueInvalid", field: format!("{at}.rule"), message });
         }
         if text(rule, "/message").contains('\n') {
-            errors.push(FieldError::invalid(format!("{at}.message"), &text(rule, "/message").into(), "must not contain line breaks"));
+            errors.push(FieldError::invalid(
+                format!("{at}.message"),
+                &text(rule, "/message").into(),
+                "must not contain line breaks",
+            ));
         }
         let reasons = ["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
         if let Some(reason) = rule.get("reason").and_then(Value::as_str).filter(|r| !reasons.contains(r)) {
@@ -363,7 +465,11 @@ fn rules(schema: &Value, object: &Map<String, Value>, at: &str, errors: &mut Vec
             errors.push(FieldError::invalid(format!("{at}.fieldPath"), &path.into(), "must be a valid path"));
         }
         if rule.get("optionalOldSelf") == Some(&Value::Bool(true)) && !source.contains("oldSelf") {
-            errors.push(FieldError::invalid(format!("{at}.optionalOldSelf"), &true.into(), "may not be set if oldSelf is not used in rule"));
+            errors.push(FieldError::invalid(
+                format!("{at}.optionalOldSelf"),
+                &true.into(),
+                "may not be set if oldSelf is not used in rule",
+            ));
         }
     }
 }
@@ -372,7 +478,10 @@ fn path_exists(schema: &Value, path: &str) -> bool {
     let mut node = schema;
     for name in path.trim_start_matches('.').split('.') {
         let name = name.split('[').next().unwrap_or_default();
-        let below = node.get("properties").and_then(|p| p.get(name)).or_else(|| node.get("additionalProperties").filter(|a| a.is_object()));
+        let below = node
+            .get("properties")
+            .and_then(|p| p.get(name))
+            .or_else(|| node.get("additionalProperties").filter(|a| a.is_object()));
         match below {
             Some(below) => node = below,
             None => return ["metadata", "kind", "apiVersion"].contains(&name),
@@ -392,9 +501,44 @@ pub fn warnings(definition: &Value) -> Vec<String> {
 
 fn formats(schema: &Value, found: &mut Vec<String>) {
     const KNOWN: [&str; 38] = [
-        "bsonobjectid", "uri", "email", "hostname", "ipv4", "ipv6", "cidr", "mac", "uuid", "uuid3", "uuid4", "uuid5", "isbn", "isbn10", "isbn13",
-        "creditcard", "ssn", "hexcolor", "rgbcolor", "byte", "password", "date", "duration", "datetime", "date-time", "int32", "int64", "float",
-        "double", "k8s-short-name", "k8s-long-name", "int-or-string", "quantity", "int8", "int16", "uint8", "uint32", "uint64",
+        "bsonobjectid",
+        "uri",
+        "email",
+        "hostname",
+        "ipv4",
+        "ipv6",
+        "cidr",
+        "mac",
+        "uuid",
+        "uuid3",
+        "uuid4",
+        "uuid5",
+        "isbn",
+        "isbn10",
+        "isbn13",
+        "creditcard",
+        "ssn",
+        "hexcolor",
+        "rgbcolor",
+        "byte",
+        "password",
+        "date",
+        "duration",
+        "datetime",
+        "date-time",
+        "int32",
+        "int64",
+        "float",
+        "double",
+        "k8s-short-name",
+        "k8s-long-name",
+        "int-or-string",
+        "quantity",
+        "int8",
+        "int16",
+        "uint8",
+        "uint32",
+        "uint64",
     ];
     if let Some(format) = schema.get("format").and_then(Value::as_str).filter(|f| !KNOWN.contains(f)) {
         let warning = format!("unrecognized format {format:?}");

@@ -30,7 +30,15 @@ pub(crate) fn restore(server: &Server) {
             let pending = match server.store().changes(None, seen) {
                 Ok((revision, changes)) => {
                     seen = revision;
-                    changes.iter().any(|c| *c.resource == resource() || (c.deleted && server.kinds().all().iter().any(|k| k.custom.is_some() && k.storage() == *c.resource)))
+                    changes.iter().any(|c| {
+                        *c.resource == resource()
+                            || (c.deleted
+                                && server
+                                    .kinds()
+                                    .all()
+                                    .iter()
+                                    .any(|k| k.custom.is_some() && k.storage() == *c.resource))
+                    })
                 }
                 Err(_) => {
                     seen = server.store().revision();
@@ -82,11 +90,20 @@ pub fn begin_delete(definition: &mut Value) {
     if let Some(list) = finalizers.as_array_mut().filter(|l| !l.iter().any(|f| f == FINALIZER)) {
         list.push(FINALIZER.into());
     }
-    condition(definition, ("True", "InstanceDeletionPending", "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon"), &now);
+    condition(
+        definition,
+        (
+            "True",
+            "InstanceDeletionPending",
+            "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
+        ),
+        &now,
+    );
 }
 
 fn condition(definition: &mut Value, state: (&str, &str, &str), now: &str) {
-    let mut conditions = definition.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut conditions =
+        definition.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
     names::set(&mut conditions, "Terminating", state, now);
     definition["status"]["conditions"] = conditions.into();
 }
@@ -94,10 +111,14 @@ fn condition(definition: &mut Value, state: (&str, &str, &str), now: &str) {
 /// Deletes the instances of a definition; when none is left, lets the definition go.
 fn terminate(server: &Server, definition: &Value, revision: u64) {
     let mut served = super::kinds(definition);
-    let storage: Resource = (super::text(definition, "/spec/group").to_owned(), super::text(definition, "/spec/names/plural").to_owned());
+    let storage: Resource =
+        (super::text(definition, "/spec/group").to_owned(), super::text(definition, "/spec/names/plural").to_owned());
     let (_, instances) = server.store().list(&storage, None);
     let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let held = definition.pointer("/metadata/finalizers").and_then(Value::as_array).is_some_and(|l| l.iter().any(|f| f == FINALIZER));
+    let held = definition
+        .pointer("/metadata/finalizers")
+        .and_then(Value::as_array)
+        .is_some_and(|l| l.iter().any(|f| f == FINALIZER));
     if !held {
         return;
     }

@@ -74,7 +74,14 @@ fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
 }
 
 fn texts(value: &Value, pointer: &str) -> Vec<String> {
-    value.pointer(pointer).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    value
+        .pointer(pointer)
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect()
 }
 
 fn versions(definition: &Value) -> &[Value] {
@@ -127,7 +134,8 @@ pub fn kinds(definition: &Value) -> Vec<Kind> {
     }
     let spec = "/spec/names";
     let accepted = |key: &str| {
-        let names = if definition.pointer("/status/acceptedNames/kind").is_some() { "/status/acceptedNames" } else { spec };
+        let names =
+            if definition.pointer("/status/acceptedNames/kind").is_some() { "/status/acceptedNames" } else { spec };
         format!("{names}/{key}")
     };
     let storage = versions(definition).iter().find(|v| v.get("storage") == Some(&Value::Bool(true)));
@@ -137,7 +145,8 @@ pub fn kinds(definition: &Value) -> Vec<Kind> {
     let terminating = definition.pointer("/metadata/deletionTimestamp").is_some();
     served()
         .map(|version| {
-            let document = version.pointer("/schema/openAPIV3Schema").cloned().unwrap_or_else(|| json!({"type": "object"}));
+            let document =
+                version.pointer("/schema/openAPIV3Schema").cloned().unwrap_or_else(|| json!({"type": "object"}));
             let mut schema = parse::custom_resource(&document);
             if definition.pointer("/spec/preserveUnknownFields") == Some(&Value::Bool(true)) {
                 schema.preserve_unknown = true;
@@ -149,7 +158,10 @@ pub fn kinds(definition: &Value) -> Vec<Kind> {
             let scale = version.pointer("/subresources/scale").map(|scale| ScalePaths {
                 spec: text(scale, "/specReplicasPath").trim_start_matches('.').to_owned(),
                 status: text(scale, "/statusReplicasPath").trim_start_matches('.').to_owned(),
-                selector: scale.get("labelSelectorPath").and_then(Value::as_str).map(|p| p.trim_start_matches('.').to_owned()),
+                selector: scale
+                    .get("labelSelectorPath")
+                    .and_then(Value::as_str)
+                    .map(|p| p.trim_start_matches('.').to_owned()),
             });
             if scale.is_some() {
                 subresources.push("scale".to_owned());
@@ -170,7 +182,9 @@ pub fn kinds(definition: &Value) -> Vec<Kind> {
                 short_names: texts(definition, &accepted("shortNames")),
                 categories: texts(definition, &accepted("categories")),
                 namespaced: text(definition, "/spec/scope") == "Namespaced",
-                verbs: ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"].map(str::to_owned).to_vec(),
+                verbs: ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"]
+                    .map(str::to_owned)
+                    .to_vec(),
                 subresources,
                 schema: SchemaSource::Custom(Arc::new(schema)),
                 custom: Some(Arc::new(Custom {
@@ -244,7 +258,13 @@ pub fn validate(kind: &Kind, object: &Value, old: Option<&Value>) -> (Vec<FieldE
             errors.push(FieldError::invalid(format!(".{path}"), count, "should be a non-negative integer"));
         }
     }
-    let blocking = ["FieldValueRequired", "FieldValueTooLong", "FieldValueTooMany", "FieldValueTypeInvalid", "FieldValueNotSupported"];
+    let blocking = [
+        "FieldValueRequired",
+        "FieldValueTooLong",
+        "FieldValueTooMany",
+        "FieldValueTypeInvalid",
+        "FieldValueNotSupported",
+    ];
     if errors.iter().any(|e| blocking.contains(&e.reason)) {
         if cel::has_rules(schema) {
             let detail = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
@@ -268,7 +288,11 @@ fn unchanged(schema: &crate::schema::Schema, new: &Value, old: &Value, path: &st
     let rest = path.trim_start_matches('.');
     if let Some(rest) = rest.strip_prefix('[') {
         let Some((index, rest)) = rest.split_once(']') else { return false };
-        let (Ok(index), Some(Topology::Map(keys)), Some(items)) = (index.parse::<usize>(), &schema.topology, &schema.items) else { return false };
+        let (Ok(index), Some(Topology::Map(keys)), Some(items)) =
+            (index.parse::<usize>(), &schema.topology, &schema.items)
+        else {
+            return false;
+        };
         let Some(entry) = new.get(index) else { return false };
         let before = old.as_array().into_iter().flatten().find(|o| keys.iter().all(|k| o.get(k) == entry.get(k)));
         return before.is_some_and(|before| unchanged(items, entry, before, rest));

@@ -49,7 +49,8 @@ pub fn status(definition: &Value, others: &[&Value], now: &str) -> Option<Value>
     }
     copy(&wanted, &mut accepted, "categories");
 
-    let mut conditions: Vec<Value> = definition.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut conditions: Vec<Value> =
+        definition.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
     let established = super::is(definition, "Established");
     let (names, serving) = match &conflict {
         Some((reason, message)) => {
@@ -57,7 +58,8 @@ pub fn status(definition: &Value, others: &[&Value], now: &str) -> Option<Value>
             (("False", *reason, message.as_str()), serving)
         }
         None => {
-            let serving = (!established).then_some(("True", "InitialNamesAccepted", "the initial names have been accepted"));
+            let serving =
+                (!established).then_some(("True", "InitialNamesAccepted", "the initial names have been accepted"));
             (("True", "NoConflicts", "no conflicts found"), serving)
         }
     };
@@ -87,7 +89,8 @@ pub fn set(conditions: &mut Vec<Value>, ty: &str, (status, reason, message): (&s
         Some(old) if text(old, "/status") == status => text(old, "/lastTransitionTime").to_owned(),
         _ => now.to_owned(),
     };
-    let condition = json!({"type": ty, "status": status, "lastTransitionTime": time, "reason": reason, "message": message});
+    let condition =
+        json!({"type": ty, "status": status, "lastTransitionTime": time, "reason": reason, "message": message});
     match before {
         Some(index) => conditions[index] = condition,
         None => conditions.push(condition),

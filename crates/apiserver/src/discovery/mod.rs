@@ -19,8 +19,21 @@ const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGrou
 pub fn respond(kinds: &Kinds, method: &Method, path: &str, query: &str, headers: &HeaderMap) -> Option<Response> {
     let trimmed = path.trim_end_matches('/');
     let parts: Vec<&str> = trimmed.split('/').skip(1).collect();
-    let known = matches!(parts.first(), Some(&("api" | "apis" | "version" | "openapi" | "healthz" | "livez" | "readyz" | "metrics" | ".well-known" | "openid")))
-        || trimmed.is_empty();
+    let known = matches!(
+        parts.first(),
+        Some(
+            &("api"
+                | "apis"
+                | "version"
+                | "openapi"
+                | "healthz"
+                | "livez"
+                | "readyz"
+                | "metrics"
+                | ".well-known"
+                | "openid")
+        )
+    ) || trimmed.is_empty();
     if !known {
         return Some(not_found());
     }
@@ -29,7 +42,9 @@ pub fn respond(kinds: &Kinds, method: &Method, path: &str, query: &str, headers:
         [] => json!({"paths": roots(&list)}),
         ["api"] if aggregated(headers) => return Some(discovery_list(&list, true, headers)),
         ["apis"] if aggregated(headers) => return Some(discovery_list(&list, false, headers)),
-        ["api"] => json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": "127.0.0.1:6443"}]}),
+        ["api"] => {
+            json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": "127.0.0.1:6443"}]})
+        }
         ["apis"] => {
             let groups: Vec<Value> = groups(&list).iter().map(|g| group(&list, g)).collect();
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
@@ -48,13 +63,23 @@ pub fn respond(kinds: &Kinds, method: &Method, path: &str, query: &str, headers:
             group
         }
         ["apis", group, version] => match resources(&list, group, version) {
-            Some(resources) => json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": format!("{group}/{version}"), "resources": resources}),
-            None if groups(&list).iter().any(|g| g == group) => return Some(crate::http::error_response(&ApiError::no_resource())),
+            Some(resources) => {
+                json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": format!("{group}/{version}"), "resources": resources})
+            }
+            None if groups(&list).iter().any(|g| g == group) => {
+                return Some(crate::http::error_response(&ApiError::no_resource()));
+            }
             None => return Some(not_found()),
         },
         ["version"] => version(),
         ["healthz" | "livez" | "readyz", ..] => return Some(health(&parts, query)),
-        ["metrics"] => return Some(reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8; escaping=underscores", String::new())),
+        ["metrics"] => {
+            return Some(reply(
+                StatusCode::OK,
+                "text/plain; version=0.0.4; charset=utf-8; escaping=underscores",
+                String::new(),
+            ));
+        }
         ["openapi", rest @ ..] => return Some(openapi::respond(&list, rest, query, headers)),
         ["api" | "apis", ..] => return None,
         _ => return Some(not_found()),
@@ -73,7 +98,9 @@ fn negotiated(document: &Value, headers: &HeaderMap) -> Response {
     for part in accept(headers).split(',') {
         match part.split(';').next().unwrap_or_default().trim() {
             "application/json" if part.contains("as=") => {}
-            "application/json" | "*/*" | "application/*" | "" => return reply(StatusCode::OK, "application/json", document.to_string()),
+            "application/json" | "*/*" | "application/*" | "" => {
+                return reply(StatusCode::OK, "application/json", document.to_string());
+            }
             "application/yaml" => {
                 let text = serde_saphyr::to_string(document).unwrap_or_default();
                 return reply(StatusCode::OK, "application/yaml", text);
@@ -105,9 +132,21 @@ pub fn not_found() -> Response {
 }
 
 fn roots(kinds: &[std::sync::Arc<Kind>]) -> Vec<String> {
-    let mut paths: Vec<String> = ["/api", "/api/v1", "/apis", "/apis/", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
-        .map(str::to_owned)
-        .to_vec();
+    let mut paths: Vec<String> = [
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/apis/",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/readyz",
+        "/version",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     for name in groups(kinds) {
         paths.push(format!("/apis/{name}"));
         paths.extend(versions(kinds, &name).iter().map(|v| format!("/apis/{name}/{v}")));
@@ -161,7 +200,8 @@ pub fn priority(version: &str) -> (u8, u32, u32) {
 }
 
 fn group(kinds: &[std::sync::Arc<Kind>], name: &str) -> Value {
-    let list: Vec<Value> = versions(kinds, name).iter().map(|v| json!({"groupVersion": format!("{name}/{v}"), "version": v})).collect();
+    let list: Vec<Value> =
+        versions(kinds, name).iter().map(|v| json!({"groupVersion": format!("{name}/{v}"), "version": v})).collect();
     json!({"name": name, "versions": list, "preferredVersion": list.first()})
 }
 
@@ -186,7 +226,8 @@ fn subresource(kind: &Kind, name: &str) -> (Option<(&'static str, &'static str)>
 }
 
 fn resources(kinds: &[std::sync::Arc<Kind>], group: &str, version: &str) -> Option<Vec<Value>> {
-    let mut found: Vec<&std::sync::Arc<Kind>> = kinds.iter().filter(|k| k.group == group && k.version == version).collect();
+    let mut found: Vec<&std::sync::Arc<Kind>> =
+        kinds.iter().filter(|k| k.group == group && k.version == version).collect();
     if found.is_empty() {
         return None;
     }
@@ -224,7 +265,10 @@ fn discovery_list(kinds: &[std::sync::Arc<Kind>], core: bool, headers: &HeaderMa
     let body = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items}).to_string();
     let tag = format!("\"{}\"", hash(&body));
     let unchanged = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()) == Some(&tag);
-    let response = Response::builder().header(header::ETAG, &tag).header(header::VARY, "Accept").header(header::CACHE_CONTROL, "public");
+    let response = Response::builder()
+        .header(header::ETAG, &tag)
+        .header(header::VARY, "Accept")
+        .header(header::CACHE_CONTROL, "public");
     let response = if unchanged {
         response.status(StatusCode::NOT_MODIFIED).body(Body::empty())
     } else {
@@ -295,7 +339,9 @@ fn version() -> Value {
 fn health(parts: &[&str], query: &str) -> Response {
     let text = |body: String| reply(StatusCode::OK, "text/plain; charset=utf-8", body);
     match parts {
-        [_] if query.split('&').any(|q| q.split('=').next() == Some("verbose")) => text(format!("[+]ping ok\n[+]log ok\n[+]etcd ok\n{} check passed\n", parts[0])),
+        [_] if query.split('&').any(|q| q.split('=').next() == Some("verbose")) => {
+            text(format!("[+]ping ok\n[+]log ok\n[+]etcd ok\n{} check passed\n", parts[0]))
+        }
         [_] | [_, "ping" | "log" | "etcd"] => text("ok".into()),
         _ => not_found(),
     }

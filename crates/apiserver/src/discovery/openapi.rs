@@ -47,7 +47,11 @@ pub(super) fn respond(kinds: &[Arc<Kind>], path: &[&str], query: &str, headers: 
 }
 
 fn group_path(kind: &Kind) -> String {
-    if kind.group.is_empty() { format!("api/{}", kind.version) } else { format!("apis/{}/{}", kind.group, kind.version) }
+    if kind.group.is_empty() {
+        format!("api/{}", kind.version)
+    } else {
+        format!("apis/{}/{}", kind.group, kind.version)
+    }
 }
 
 fn documents(kinds: &[Arc<Kind>]) -> BTreeSet<String> {
@@ -74,7 +78,9 @@ fn document(kinds: &[Arc<Kind>], name: &str) -> Option<Value> {
         paths.extend(operations(kind));
         schemas.extend(components(kind, "#/components/schemas/"));
     }
-    Some(json!({"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": "1.36"}, "paths": paths, "components": {"schemas": schemas}}))
+    Some(
+        json!({"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": "1.36"}, "paths": paths, "components": {"schemas": schemas}}),
+    )
 }
 
 fn swagger(kinds: &[Arc<Kind>]) -> Value {
@@ -91,7 +97,8 @@ fn operations(kind: &Kind) -> Map<String, Value> {
     let root = format!("/{}", group_path(kind));
     let gvk = json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
     let operation = |action: &str, extra: &[&str]| {
-        let parameters: Vec<Value> = extra.iter().map(|name| json!({"name": name, "in": "query", "schema": {"type": "string"}})).collect();
+        let parameters: Vec<Value> =
+            extra.iter().map(|name| json!({"name": name, "in": "query", "schema": {"type": "string"}})).collect();
         json!({"x-kubernetes-action": action, "x-kubernetes-group-version-kind": gvk, "parameters": parameters, "responses": {"200": {"description": "OK"}}})
     };
     let write = ["dryRun", "fieldManager", "fieldValidation"];
@@ -103,16 +110,25 @@ fn operations(kind: &Kind) -> Map<String, Value> {
             "deletecollection" => all.insert("delete".into(), operation("deletecollection", &["dryRun"])),
             "get" => one.insert("get".into(), operation("get", &[])),
             "update" => one.insert("put".into(), operation("put", &write)),
-            "patch" => one.insert("patch".into(), operation("patch", &["dryRun", "fieldManager", "fieldValidation", "force"])),
+            "patch" => {
+                one.insert("patch".into(), operation("patch", &["dryRun", "fieldManager", "fieldValidation", "force"]))
+            }
             "delete" => one.insert("delete".into(), operation("delete", &["dryRun"])),
             _ => None,
         };
     }
-    let collection = if kind.namespaced { format!("{root}/namespaces/{{namespace}}/{}", kind.plural) } else { format!("{root}/{}", kind.plural) };
+    let collection = if kind.namespaced {
+        format!("{root}/namespaces/{{namespace}}/{}", kind.plural)
+    } else {
+        format!("{root}/{}", kind.plural)
+    };
     let mut paths = Map::new();
     if kind.namespaced {
         paths.insert(format!("{root}/{}", kind.plural), json!({"get": operation("list", &[])}));
-        paths.insert(format!("{root}/watch/namespaces/{{namespace}}/{}", kind.plural), json!({"get": operation("watchlist", &[])}));
+        paths.insert(
+            format!("{root}/watch/namespaces/{{namespace}}/{}", kind.plural),
+            json!({"get": operation("watchlist", &[])}),
+        );
     }
     if kind.allows("watch") {
         paths.insert(format!("{root}/watch/{}", kind.plural), json!({"get": operation("watchlist", &[])}));
@@ -127,7 +143,9 @@ fn components(kind: &Kind, prefix: &str) -> Map<String, Value> {
     let mut schemas = Map::new();
     let gvk = |name: &str| json!([{"group": kind.group, "version": kind.version, "kind": name}]);
     let name = match &kind.custom {
-        Some(_) => format!("{}.{}.{}", kind.group.split('.').rev().collect::<Vec<_>>().join("."), kind.version, kind.kind),
+        Some(_) => {
+            format!("{}.{}.{}", kind.group.split('.').rev().collect::<Vec<_>>().join("."), kind.version, kind.kind)
+        }
         None => full_name(&builtin::definition_name(&kind.group, &kind.version, &kind.kind)),
     };
     let meta = format!("{prefix}io.k8s.apimachinery.pkg.apis.meta.v1.");
@@ -198,7 +216,11 @@ fn collect(node: &Value, prefix: &str, into: &mut Map<String, Value>) {
 fn rewritten(node: &Value, prefix: &str) -> Value {
     match node {
         Value::Object(map) => {
-            let mut out: Map<String, Value> = map.iter().filter(|(k, v)| *k != "$ref" || !v.is_string()).map(|(k, v)| (k.clone(), rewritten(v, prefix))).collect();
+            let mut out: Map<String, Value> = map
+                .iter()
+                .filter(|(k, v)| *k != "$ref" || !v.is_string())
+                .map(|(k, v)| (k.clone(), rewritten(v, prefix)))
+                .collect();
             if let Some(name) = map.get("$ref").and_then(Value::as_str).and_then(|r| r.rsplit('/').next()) {
                 let reference = json!({"$ref": format!("{prefix}{name}")});
                 if out.is_empty() || prefix == "#/definitions/" {

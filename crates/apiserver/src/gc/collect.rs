@@ -67,7 +67,8 @@ impl Graph {
             self.dependents.entry(owner.to_owned()).or_default().insert(uid.clone());
         }
         let deleting = metadata.get("deletionTimestamp").is_some();
-        let has = |name: &str| deleting && metadata["finalizers"].as_array().is_some_and(|f| f.iter().any(|f| f == name));
+        let has =
+            |name: &str| deleting && metadata["finalizers"].as_array().is_some_and(|f| f.iter().any(|f| f == name));
         let node = Node {
             resource: resource.clone(),
             namespace: object.namespace.clone(),
@@ -94,7 +95,8 @@ impl Graph {
     /// Does what is due.
     pub(super) fn collect(&mut self, server: &Server) {
         for (uid, node) in self.nodes.iter().filter(|(_, n)| n.orphan || n.foreground) {
-            let dependents: Vec<&Node> = self.dependents.get(uid).into_iter().flatten().filter_map(|d| self.nodes.get(d)).collect();
+            let dependents: Vec<&Node> =
+                self.dependents.get(uid).into_iter().flatten().filter_map(|d| self.nodes.get(d)).collect();
             if node.orphan {
                 if dependents.iter().all(|d| forget_owner(server, d, uid)) {
                     finalize(server, node, "orphan");
@@ -103,7 +105,8 @@ impl Graph {
             }
             let mut blocked = false;
             for dependent in dependents {
-                let blocks = dependent.owners.iter().any(|o| o["uid"] == uid.as_str() && o["blockOwnerDeletion"] == true);
+                let blocks =
+                    dependent.owners.iter().any(|o| o["uid"] == uid.as_str() && o["blockOwnerDeletion"] == true);
                 let solid = dependent.owners.iter().any(|o| self.is_solid(o, dependent));
                 if solid {
                     forget_owner(server, dependent, uid);
@@ -117,15 +120,27 @@ impl Graph {
                 finalize(server, node, "foregroundDeletion");
             }
         }
-        let orphans: Vec<String> = self.dependents.keys().filter(|owner| !self.nodes.contains_key(*owner)).cloned().collect();
+        let orphans: Vec<String> =
+            self.dependents.keys().filter(|owner| !self.nodes.contains_key(*owner)).cloned().collect();
         self.missing.retain(|uid, _| orphans.contains(uid));
         for owner in orphans {
             // A dependent can be written just before its owner is seen.
+            let unknown = |d: &&Node| {
+                let ours = d.owners.iter().find(|o| o["uid"] == owner.as_str());
+                ours.is_some_and(|o| {
+                    let (version, kind) =
+                        (o["apiVersion"].as_str().unwrap_or_default(), o["kind"].as_str().unwrap_or_default());
+                    let (group, version) = version.split_once('/').unwrap_or(("", version));
+                    server.kinds().find_kind(group, version, kind).is_none()
+                })
+            };
             let since = *self.missing.entry(owner.clone()).or_insert_with(Instant::now);
             if since.elapsed() < Duration::from_millis(20) {
                 continue;
             }
-            for dependent in self.dependents.get(&owner).into_iter().flatten().filter_map(|d| self.nodes.get(d)) {
+            let dependents = self.dependents.get(&owner).into_iter().flatten().filter_map(|d| self.nodes.get(d));
+            // Whether an owner of a kind that nobody serves is there cannot be known.
+            for dependent in dependents.filter(|d| !unknown(d)) {
                 let alive = dependent.owners.iter().any(|o| self.is_solid(o, dependent) || self.is_going(o));
                 if alive {
                     forget_owner(server, dependent, &owner);
@@ -140,7 +155,9 @@ impl Graph {
     fn is_solid(&self, reference: &Value, dependent: &Node) -> bool {
         let owner = reference["uid"].as_str().and_then(|uid| self.nodes.get(uid));
         owner.is_some_and(|o| {
-            !o.foreground && o.name == reference["name"].as_str().unwrap_or_default() && (o.namespace.is_empty() || o.namespace == dependent.namespace)
+            !o.foreground
+                && o.name == reference["name"].as_str().unwrap_or_default()
+                && (o.namespace.is_empty() || o.namespace == dependent.namespace)
         })
     }
 
@@ -162,11 +179,15 @@ fn delete(server: &Server, node: &Node, policy: Option<&str>) {
     if policy.is_none() && object.json().contains("\"deletionTimestamp\"") {
         return;
     }
-    let Some(kind) = server.kinds().all().into_iter().find(|k| k.storage() == node.resource && k.allows("get")) else { return };
+    let Some(kind) = server.kinds().all().into_iter().find(|k| k.storage() == node.resource && k.allows("get")) else {
+        return;
+    };
     let context = internal_context(server, kind, Some(node.namespace.clone()), None);
     let policy = policy.unwrap_or("Background");
     let value = object.value();
-    let keeps = value["metadata"]["finalizers"].as_array().is_some_and(|f| f.iter().any(|f| f == "orphan" || f == "foregroundDeletion"));
+    let keeps = value["metadata"]["finalizers"]
+        .as_array()
+        .is_some_and(|f| f.iter().any(|f| f == "orphan" || f == "foregroundDeletion"));
     let policy = (!keeps).then(|| policy.to_owned());
     let options = DeleteOptions { policy, uid: Some(uid(&value)), ..DeleteOptions::default() };
     let _ = crate::http::delete_object(&context, &node.name, &node.namespace, &options);
@@ -209,6 +230,10 @@ fn change(server: &Server, node: &Node, change: impl Fn(&mut serde_json::Map<Str
         && metadata["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0;
     let kind = server.kinds().all().into_iter().find(|k| k.storage() == node.resource && k.allows("get"));
     let gone = gone && kind.as_ref().is_none_or(|k| super::may_go(k, &value));
-    let written = if gone { store.delete(&node.resource, value, object.revision) } else { store.put(&node.resource, value, object.revision) };
+    let written = if gone {
+        store.delete(&node.resource, value, object.revision)
+    } else {
+        store.put(&node.resource, value, object.revision)
+    };
     written.is_ok()
 }

@@ -9,7 +9,11 @@ use crate::server::Server;
 const CONTENT: [(&str, &str, &str); 5] = [
     ("NamespaceDeletionDiscoveryFailure", "ResourcesDiscovered", "All resources successfully discovered"),
     ("NamespaceDeletionGroupVersionParsingFailure", "ParsedGroupVersions", "All legacy kube types successfully parsed"),
-    ("NamespaceDeletionContentFailure", "ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
+    (
+        "NamespaceDeletionContentFailure",
+        "ContentDeleted",
+        "All content successfully deleted, may be waiting on finalization",
+    ),
     ("NamespaceContentRemaining", "ContentRemoved", "All content successfully removed"),
     ("NamespaceFinalizersRemaining", "ContentHasNoFinalizers", "All content-preserving finalizers finished"),
 ];
@@ -22,15 +26,15 @@ pub(super) fn furnish(server: &Server) {
         if namespace.json().contains("\"deletionTimestamp\"") {
             continue;
         }
-        let metadata = |name: &str| {
-            json!({"name": name, "namespace": namespace.name, "uid": uuid::Uuid::new_v4().to_string(), "creationTimestamp": now()})
-        };
+        let metadata = |name: &str| json!({"name": name, "namespace": namespace.name, "uid": uuid::Uuid::new_v4().to_string(), "creationTimestamp": now()});
         let accounts = (String::new(), "serviceaccounts".to_owned());
         if store.get(&accounts, &namespace.name, "default").is_none() {
             let _ = store.put(&accounts, json!({"metadata": metadata("default")}), 0);
         }
         let maps = (String::new(), "configmaps".to_owned());
-        if let Some(ca) = server.options().ca.as_ref().filter(|_| store.get(&maps, &namespace.name, "kube-root-ca.crt").is_none()) {
+        if let Some(ca) =
+            server.options().ca.as_ref().filter(|_| store.get(&maps, &namespace.name, "kube-root-ca.crt").is_none())
+        {
             let mut metadata = metadata("kube-root-ca.crt");
             metadata["annotations"] = json!({
                 "kubernetes.io/description": "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters.",
@@ -60,7 +64,11 @@ pub(super) fn empty(server: &Server) {
             if kind == resource {
                 continue;
             }
-            let Some(served) = server.kinds().all().into_iter().find(|k| k.storage() == kind && k.namespaced && k.allows("get")) else { continue };
+            let Some(served) =
+                server.kinds().all().into_iter().find(|k| k.storage() == kind && k.namespaced && k.allows("get"))
+            else {
+                continue;
+            };
             let context = internal_context(server, served.clone(), Some(name.to_owned()), None);
             for object in store.list(&kind, Some(name)).1 {
                 let _ = crate::http::delete_object(&context, &object.name, name, &DeleteOptions::default());
@@ -71,7 +79,9 @@ pub(super) fn empty(server: &Server) {
             }
             left.push((format!("{}.{}", served.plural, served.group), rest.len()));
             for object in rest {
-                for finalizer in object.value()["metadata"]["finalizers"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                for finalizer in
+                    object.value()["metadata"]["finalizers"].as_array().into_iter().flatten().filter_map(Value::as_str)
+                {
                     match held.iter_mut().find(|(f, _)| f == finalizer) {
                         Some((_, count)) => *count += 1,
                         None => held.push((finalizer.to_owned(), 1)),
@@ -117,8 +127,13 @@ fn conditions(value: &mut Value, left: &[(String, usize)], held: &[(String, usiz
         sorted.sort();
         message.push_str(&sorted.join(", "));
         let same = |c: &&Value| c["type"] == ty && c["status"] == status;
-        let time = before.as_array().and_then(|b| b.iter().find(same)).map_or_else(|| now().into(), |c| c["lastTransitionTime"].clone());
-        all.push(json!({"type": ty, "status": status, "lastTransitionTime": time, "reason": reason, "message": message}));
+        let time = before
+            .as_array()
+            .and_then(|b| b.iter().find(same))
+            .map_or_else(|| now().into(), |c| c["lastTransitionTime"].clone());
+        all.push(
+            json!({"type": ty, "status": status, "lastTransitionTime": time, "reason": reason, "message": message}),
+        );
     }
     value["status"]["conditions"] = all.into();
     value["status"]["conditions"] != before

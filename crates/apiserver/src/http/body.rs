@@ -24,14 +24,23 @@ impl FieldValidation {
             Some("Ignore") => Ok(Self::Ignore),
             Some("Strict") => Ok(Self::Strict),
             Some(other) => {
-                let error = crate::validate::FieldError::not_supported("fieldValidation", &json!(other), &["", "Ignore", "Strict", "Warn"]);
+                let error = crate::validate::FieldError::not_supported(
+                    "fieldValidation",
+                    &json!(other),
+                    &["", "Ignore", "Strict", "Warn"],
+                );
                 Err(ApiError::invalid_named("meta.k8s.io", options, "", &[error]))
             }
         }
     }
 
     /// Warns of, or refuses, what a decoder found.
-    pub(crate) fn judge(self, context: &Context, strict: &[String], refuse: impl FnOnce(String) -> ApiError) -> Result<(), ApiError> {
+    pub(crate) fn judge(
+        self,
+        context: &Context,
+        strict: &[String],
+        refuse: impl FnOnce(String) -> ApiError,
+    ) -> Result<(), ApiError> {
         if strict.is_empty() || self == Self::Ignore {
             return Ok(());
         }
@@ -44,7 +53,12 @@ impl FieldValidation {
 }
 
 /// The object of a create or update: typed, without unknown fields, with its kind.
-pub(crate) fn object(context: &Context, bytes: &[u8], kind: &Kind, validation: FieldValidation) -> Result<Value, ApiError> {
+pub(crate) fn object(
+    context: &Context,
+    bytes: &[u8],
+    kind: &Kind,
+    validation: FieldValidation,
+) -> Result<Value, ApiError> {
     let format = media::content(&context.content_type)?;
     let raw = raw(bytes, format, &kind.kind)?;
     let (api_version, name) = (text(&raw, "apiVersion"), text(&raw, "kind"));
@@ -52,10 +66,17 @@ pub(crate) fn object(context: &Context, bytes: &[u8], kind: &Kind, validation: F
         return Err(wrong);
     }
     let cannot = |why: String| {
-        ApiError::bad_request(format!("{} in version {:?} cannot be handled as a {}: {why}", kind.kind, kind.version, kind.kind))
+        ApiError::bad_request(format!(
+            "{} in version {:?} cannot be handled as a {}: {why}",
+            kind.kind, kind.version, kind.kind
+        ))
     };
     let source = (format == Format::Json).then_some(bytes);
-    let (mut value, strict) = typed(kind, &raw, source).map_err(&cannot)?;
+    let (mut value, mut strict) = typed(kind, &raw, source).map_err(&cannot)?;
+    if let Some(duplicate) = duplicate_key(bytes).filter(|_| format == Format::Yaml) {
+        let prefix = if validation == FieldValidation::Strict { "yaml: unmarshal errors:\n  " } else { "" };
+        strict.insert(0, format!("{prefix}{duplicate}"));
+    }
     validation.judge(context, &strict, cannot)?;
     value["apiVersion"] = kind.api_version().into();
     value["kind"] = kind.kind.clone().into();
@@ -92,16 +113,25 @@ pub(crate) fn typed(kind: &Kind, raw: &Value, source: Option<&[u8]>) -> Result<(
 
 static METADATA: std::sync::LazyLock<Schema> = std::sync::LazyLock::new(|| {
     let metadata = builtin::definition("meta.v1.ObjectMeta").cloned().unwrap_or_default();
-    Schema { ty: crate::schema::Type::Object, properties: [("metadata".to_owned(), metadata)].into(), ..Schema::default() }
+    Schema {
+        ty: crate::schema::Type::Object,
+        properties: [("metadata".to_owned(), metadata)].into(),
+        ..Schema::default()
+    }
 });
 
 /// The body as a value.
 fn raw(bytes: &[u8], format: Format, kind: &str) -> Result<Value, ApiError> {
     let unrecognized = |why: String| {
-        ApiError::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {why} ({})", snippet(bytes)))
+        ApiError::bad_request(format!(
+            "the object provided is unrecognized (must be of type {kind}): {why} ({})",
+            snippet(bytes)
+        ))
     };
     let value = match format {
-        Format::Json => parse_json(bytes).map_err(|e| unrecognized(format!("couldn't get version/kind; json parse error: {e}")))?,
+        Format::Json => {
+            parse_json(bytes).map_err(|e| unrecognized(format!("couldn't get version/kind; json parse error: {e}")))?
+        }
         Format::Yaml => yaml(bytes).map_err(|e| unrecognized(format!("yaml: {e}")))?,
     };
     let found = match &value {
@@ -112,7 +142,9 @@ fn raw(bytes: &[u8], format: Format, kind: &str) -> Result<Value, ApiError> {
         Value::Bool(_) => "bool",
     };
     let target = "struct { APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }";
-    Err(unrecognized(format!("couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go value of type {target}")))
+    Err(unrecognized(format!(
+        "couldn't get version/kind; json parse error: json: cannot unmarshal {found} into Go value of type {target}"
+    )))
 }
 
 /// Parses JSON, with Go's words for its errors.
@@ -158,8 +190,21 @@ pub(crate) fn yaml(bytes: &[u8]) -> Result<Value, String> {
     let options = serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins };
     serde_saphyr::from_str_with_options(text, options).map_err(|e| {
         let message = e.to_string();
-        if message.contains("mapping values") { "mapping values are not allowed in this context".to_owned() } else { message }
+        if message.contains("mapping values") {
+            "mapping values are not allowed in this context".to_owned()
+        } else {
+            message
+        }
     })
+}
+
+/// The first key that YAML text sets twice, as a warning words it.
+pub(crate) fn duplicate_key(bytes: &[u8]) -> Option<String> {
+    let error = serde_saphyr::from_str::<Value>(std::str::from_utf8(bytes).ok()?).err()?.to_string();
+    let (place, rest) = error.split_once(": duplicate mapping key: ")?;
+    let line = place.rsplit_once("line ")?.1.split_whitespace().next()?;
+    let key = rest.split([',', '\n']).next()?;
+    Some(format!("line {line}: key {key:?} already set in map"))
 }
 
 fn snippet(bytes: &[u8]) -> String {
@@ -209,14 +254,12 @@ fn mismatch(kinds: &crate::kinds::Kinds, kind: &Kind, api_version: &str, name: &
             return None;
         }
     }
-    if name == kind.kind || name.is_empty() {
-        return Some(ApiError::bad_request(format!(
-            "the API version in the data ({api_version}) does not match the expected API version ({wanted})"
-        )));
-    }
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let name = if name.is_empty() { kind.kind.as_str() } else { name };
     if kinds.find_kind(group, version, name).is_some_and(|k| k.custom.is_none()) {
-        let package = |group: &str| if group.is_empty() { "core".to_owned() } else { group.split('.').next().unwrap_or_default().to_owned() };
+        let package = |group: &str| {
+            if group.is_empty() { "core".to_owned() } else { group.split('.').next().unwrap_or_default().to_owned() }
+        };
         return Some(ApiError::bad_request(format!(
             "{name} in version {version:?} cannot be handled as a {}: converting ({version}.{name}) to ({}.{}): unknown conversion",
             kind.kind,

@@ -43,7 +43,9 @@ impl DeleteOptions {
         .map_err(|e| ApiError::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?;
         if let Some(kind) = value["kind"].as_str().filter(|k| *k != "DeleteOptions") {
             let version = value["apiVersion"].as_str().unwrap_or_default();
-            return Err(ApiError::bad_request(format!("decoded object cannot be converted to DeleteOptions: {version}, Kind={kind}")));
+            return Err(ApiError::bad_request(format!(
+                "decoded object cannot be converted to DeleteOptions: {version}, Kind={kind}"
+            )));
         }
         let mut options = Self::of(&value)?;
         let values: Vec<&str> = context.query.all("dryRun").collect();
@@ -66,13 +68,25 @@ impl DeleteOptions {
         let mut errors = Vec::new();
         if let Some(policy) = &options.policy {
             if options.orphan.is_some() {
-                errors.push(FieldError::invalid("propagationPolicy", &json!(policy), "orphanDependents and deletionPropagation cannot be both set"));
+                errors.push(FieldError::invalid(
+                    "propagationPolicy",
+                    &json!(policy),
+                    "orphanDependents and deletionPropagation cannot be both set",
+                ));
             }
             if !matches!(policy.as_str(), "Foreground" | "Background" | "Orphan") {
-                errors.push(FieldError::not_supported("propagationPolicy", &json!(policy), &["Foreground", "Background", "Orphan", "nil"]));
+                errors.push(FieldError::not_supported(
+                    "propagationPolicy",
+                    &json!(policy),
+                    &["Foreground", "Background", "Orphan", "nil"],
+                ));
             }
         }
-        if errors.is_empty() { Ok(options) } else { Err(ApiError::invalid_named("meta.k8s.io", "DeleteOptions", "", &errors)) }
+        if errors.is_empty() {
+            Ok(options)
+        } else {
+            Err(ApiError::invalid_named("meta.k8s.io", "DeleteOptions", "", &errors))
+        }
     }
 }
 
@@ -84,7 +98,12 @@ pub(crate) fn one(context: &Context, bytes: &Bytes) -> Result<Response, ApiError
 }
 
 /// Deletes, or begins to; what is answered comes back.
-pub(crate) fn delete_object(context: &Context, name: &str, namespace: &str, options: &DeleteOptions) -> Result<Value, ApiError> {
+pub(crate) fn delete_object(
+    context: &Context,
+    name: &str,
+    namespace: &str,
+    options: &DeleteOptions,
+) -> Result<Value, ApiError> {
     let (kind, store) = (&context.kind, context.server.store());
     loop {
         let stored = store.get(&kind.storage(), namespace, name).ok_or_else(|| ApiError::not_found(kind, name))?;
@@ -110,7 +129,9 @@ pub(crate) fn delete_object(context: &Context, name: &str, namespace: &str, opti
 
 fn preconditions(context: &Context, name: &str, value: &Value, options: &DeleteOptions) -> Result<(), ApiError> {
     let current = |field: &str| value["metadata"][field].as_str().unwrap_or_default().to_owned();
-    for (wanted, field, label) in [(&options.uid, "uid", "UID"), (&options.version, "resourceVersion", "ResourceVersion")] {
+    for (wanted, field, label) in
+        [(&options.uid, "uid", "UID"), (&options.version, "resourceVersion", "ResourceVersion")]
+    {
         if let Some(wanted) = wanted.as_ref().filter(|w| **w != current(field)) {
             let end = if field == "uid" { "deleted and then recreated" } else { "modified" };
             let message = format!(
@@ -127,7 +148,12 @@ fn preconditions(context: &Context, name: &str, value: &Value, options: &DeleteO
 }
 
 /// One try. `Err(None)` asks for another.
-fn step(context: &Context, stored: &Object, mut value: Value, options: &DeleteOptions) -> Result<Value, Option<ApiError>> {
+fn step(
+    context: &Context,
+    stored: &Object,
+    mut value: Value,
+    options: &DeleteOptions,
+) -> Result<Value, Option<ApiError>> {
     let (kind, store) = (&context.kind, context.server.store());
     let clash = |error: StoreError| match error {
         StoreError::Clash => None,
@@ -141,7 +167,8 @@ fn step(context: &Context, stored: &Object, mut value: Value, options: &DeleteOp
     finalizers(kind, &mut value, options);
     (context.hooks.begin_delete)(&mut value);
     let grace = crate::gc::grace(kind, &value, options.grace);
-    let held = value["metadata"]["finalizers"].as_array().is_some_and(|f| !f.is_empty()) || !crate::gc::may_go(kind, &value);
+    let held =
+        value["metadata"]["finalizers"].as_array().is_some_and(|f| !f.is_empty()) || !crate::gc::may_go(kind, &value);
     if !held && grace == 0 {
         if is_pod(kind) {
             mark(&mut value, 0, deleting);
@@ -150,14 +177,13 @@ fn step(context: &Context, stored: &Object, mut value: Value, options: &DeleteOp
         if options.dry_run {
             return Ok(if answer.is_null() { value } else { answer });
         }
-        let object = store.delete(&kind.storage(), storable(context, &value), stored.revision).map_err(clash)?;
-        return Ok(if answer.is_null() {
-            let mut value = context.present(&object);
-            value["metadata"]["resourceVersion"] = stored.revision.to_string().into();
-            value
-        } else {
-            answer
-        });
+        let mut revision = stored.revision;
+        if is_pod(kind) && deleting {
+            // A pod that was being ended gently is seen to be hurried before it goes.
+            revision = store.put(&kind.storage(), storable(context, &value), revision).map_err(clash)?.revision;
+        }
+        let object = store.delete(&kind.storage(), storable(context, &value), revision).map_err(clash)?;
+        return Ok(if answer.is_null() { context.present(&object) } else { answer });
     }
     let current = before["deletionGracePeriodSeconds"].as_i64();
     let shorter = current.is_none_or(|c| grace < c);
@@ -209,8 +235,13 @@ fn storable(context: &Context, value: &Value) -> Value {
 
 /// Sets the finalizers of the propagation policy.
 fn finalizers(kind: &crate::kind::Kind, value: &mut Value, options: &DeleteOptions) {
-    let mut list: Vec<String> =
-        value["metadata"]["finalizers"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+    let mut list: Vec<String> = value["metadata"]["finalizers"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect();
     let before = list.clone();
     let policy = match (&options.policy, options.orphan) {
         (Some(policy), _) => Some(policy.as_str()),
@@ -246,7 +277,14 @@ fn returns_object(kind: &crate::kind::Kind) -> bool {
     kind.group.is_empty()
         && matches!(
             kind.kind.as_str(),
-            "Pod" | "Service" | "ServiceAccount" | "PersistentVolume" | "PersistentVolumeClaim" | "PodTemplate" | "ResourceQuota" | "ReplicationController"
+            "Pod"
+                | "Service"
+                | "ServiceAccount"
+                | "PersistentVolume"
+                | "PersistentVolumeClaim"
+                | "PodTemplate"
+                | "ResourceQuota"
+                | "ReplicationController"
         )
         && kind.kind != "ReplicationController"
 }

@@ -52,7 +52,8 @@ pub(crate) fn accept(header: &str) -> Result<Accept, ApiError> {
         .map(|clause| {
             let mut parts = clause.split(';').map(str::trim);
             let media = parts.next().unwrap_or_default();
-            let parameters: Vec<(&str, &str)> = parts.filter_map(|p| p.split_once('=')).map(|(k, v)| (k.trim(), v.trim().trim_matches('"'))).collect();
+            let parameters: Vec<(&str, &str)> =
+                parts.filter_map(|p| p.split_once('=')).map(|(k, v)| (k.trim(), v.trim().trim_matches('"'))).collect();
             let quality = parameters.iter().find(|(k, _)| *k == "q").and_then(|(_, v)| v.parse().ok()).unwrap_or(1.0);
             (quality, media, parameters)
         })
@@ -76,10 +77,19 @@ pub(crate) fn accept(header: &str) -> Result<Accept, ApiError> {
             Some("PartialObjectMetadataList") => Shape::MetadataList(version),
             Some(_) => continue,
         };
-        return Ok(Accept { format, shape, pretty: get("pretty").is_some_and(|v| v == "1" || v == "true"), stream: get("stream") == Some("watch") });
+        return Ok(Accept {
+            format,
+            shape,
+            pretty: get("pretty").is_some_and(|v| v == "1" || v == "true"),
+            stream: get("stream") == Some("watch"),
+        });
     }
     if known {
-        return Err(ApiError::new(406, "NotAcceptable", format!("only the following media types are accepted: {TYPES}")));
+        return Err(ApiError::new(
+            406,
+            "NotAcceptable",
+            format!("only the following media types are accepted: {TYPES}"),
+        ));
     }
     let message = format!(
         "406: Not Acceptable\n\nAvailable representations: {TYPES}, application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch"

@@ -3,6 +3,7 @@
 pub(crate) mod body;
 mod delete;
 mod media;
+mod protobuf;
 mod read;
 mod respond;
 mod target;
@@ -159,7 +160,7 @@ async fn route(
     }
     let hooks = crate::seam::hooks(&kind);
     let user_agent = text(request.headers(), "user-agent");
-    let context = Context {
+    let mut context = Context {
         content_type: text(request.headers(), "content-type"),
         accept: accept.unwrap_or_default(),
         server,
@@ -175,7 +176,11 @@ async fn route(
     if let Some(name) = context.target.subresource.clone() {
         if !context.kind.has(&name) {
             let custom = context.kind.custom.is_some() && matches!(name.as_str(), "status" | "scale");
-            return Err(if custom { ApiError::not_found(&context.kind, context.name()) } else { ApiError::no_resource() });
+            return Err(if custom {
+                ApiError::not_found(&context.kind, context.name())
+            } else {
+                ApiError::no_resource()
+            });
         }
         if matches!(name.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy") {
             return crate::subresource::stream(context, request).await;
@@ -201,11 +206,23 @@ async fn route(
         }
         return crate::watch::start(context);
     }
-    let bytes = read_body(request.into_body()).await?;
+    let mut bytes = read_body(request.into_body()).await?;
+    if context.content_type.starts_with("application/vnd.kubernetes.protobuf")
+        && let Some(object) = protobuf::decode(&bytes)
+    {
+        "application/json".clone_into(&mut context.content_type);
+        bytes = object.to_string().into();
+    }
     dispatch(&context, &method, named, accept, &bytes)
 }
 
-fn dispatch(context: &Context, method: &Method, named: bool, accept: Result<Accept, ApiError>, bytes: &Bytes) -> Result<Response, ApiError> {
+fn dispatch(
+    context: &Context,
+    method: &Method,
+    named: bool,
+    accept: Result<Accept, ApiError>,
+    bytes: &Bytes,
+) -> Result<Response, ApiError> {
     let refuse = || Err(ApiError::method_not_allowed());
     let anywhere = context.kind.namespaced && context.target.namespace.is_none();
     if let Some(subresource) = context.target.subresource.as_deref() {
@@ -252,10 +269,17 @@ async fn read_body(body: Body) -> Result<Bytes, ApiError> {
 
 pub(crate) use delete::{DeleteOptions, delete_object};
 pub(crate) use read::{check_options, get as read_object, number, selectors, version_number};
-pub(crate) use write::{Update, nameless, create_object, patch as patch_object, update as put_object, update_object, write_outcome};
+pub(crate) use write::{
+    Update, create_object, nameless, patch as patch_object, update as put_object, update_object, write_outcome,
+};
 
 /// A context for what the server does by itself.
-pub(crate) fn internal_context(server: &Server, kind: Arc<Kind>, namespace: Option<String>, name: Option<String>) -> Context {
+pub(crate) fn internal_context(
+    server: &Server,
+    kind: Arc<Kind>,
+    namespace: Option<String>,
+    name: Option<String>,
+) -> Context {
     let target = Target {
         group: kind.group.clone(),
         version: kind.version.clone(),

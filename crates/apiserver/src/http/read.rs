@@ -24,7 +24,8 @@ pub(crate) fn get(context: &Context) -> Result<Response, ApiError> {
 /// Parses a resourceVersion; the error is Go's.
 pub(crate) fn version_number(text: &str) -> Result<u64, String> {
     let fault = if text.bytes().all(|b| b.is_ascii_digit()) { "value out of range" } else { "invalid syntax" };
-    text.parse().map_err(|_| format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: {fault}"))
+    text.parse()
+        .map_err(|_| format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: {fault}"))
 }
 
 /// Refuses versions that are not there yet.
@@ -42,7 +43,9 @@ fn future(context: &Context, wanted: u64) -> Result<(), ApiError> {
 /// A parameter that is a number.
 pub(crate) fn number(context: &Context, key: &str) -> Result<Option<i64>, ApiError> {
     let Some(text) = context.query.get(key) else { return Ok(None) };
-    text.parse().map(Some).map_err(|_| ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
+    text.parse()
+        .map(Some)
+        .map_err(|_| ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
 }
 
 /// The selectors of a request.
@@ -61,11 +64,15 @@ struct Continue {
 
 impl Continue {
     fn encode(&self) -> String {
-        URL_SAFE_NO_PAD.encode(json!({"v": "meta.k8s.io/v1", "rv": self.revision, "start": format!("{}/{}", self.namespace, self.name)}).to_string())
+        URL_SAFE_NO_PAD.encode(
+            json!({"v": "meta.k8s.io/v1", "rv": self.revision, "start": format!("{}/{}", self.namespace, self.name)})
+                .to_string(),
+        )
     }
 
     fn decode(token: &str) -> Result<Self, ApiError> {
-        let fault = |why: String| ApiError::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
+        let fault =
+            |why: String| ApiError::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
         let token = token.trim_end_matches('=');
         let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| {
             let good = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
@@ -78,7 +85,11 @@ impl Continue {
         }
         let start = value["start"].as_str().unwrap_or_default().trim_end_matches('\0');
         let (namespace, name) = start.split_once('/').unwrap_or(("", start));
-        Ok(Self { revision: value["rv"].as_u64().unwrap_or_default(), namespace: namespace.to_owned(), name: name.to_owned() })
+        Ok(Self {
+            revision: value["rv"].as_u64().unwrap_or_default(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        })
     }
 }
 
@@ -91,12 +102,21 @@ pub(crate) fn check_options(context: &Context, watching: bool) -> Result<(), Api
     if watching {
         match (query.flag("sendInitialEvents"), matching) {
             (Some(_), Some(other)) if other != "NotOlderThan" => {
-                errors.push(invalid("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
+                errors.push(invalid(
+                    "resourceVersionMatch",
+                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                ));
                 errors.push(FieldError::not_supported("resourceVersionMatch", &json!(other), &["NotOlderThan"]));
             }
-            (Some(_), None) => errors.push(invalid("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")),
+            (Some(_), None) => errors.push(invalid(
+                "resourceVersionMatch",
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            )),
             (Some(_), Some(_)) | (None, None) => {}
-            (None, Some(_)) => errors.push(invalid("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")),
+            (None, Some(_)) => errors.push(invalid(
+                "resourceVersionMatch",
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            )),
         }
         if query.get("continue").is_some() {
             errors.push(invalid("continue", "continue is forbidden for watch"));
@@ -107,16 +127,29 @@ pub(crate) fn check_options(context: &Context, watching: bool) -> Result<(), Api
         }
         if let Some(matching) = matching {
             if query.get("continue").is_some() {
-                errors.push(invalid("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided"));
+                errors.push(invalid(
+                    "resourceVersionMatch",
+                    "resourceVersionMatch is forbidden when continue is provided",
+                ));
             }
             if version.is_none() {
-                errors.push(invalid("resourceVersionMatch", "resourceVersionMatch is forbidden unless resourceVersion is provided"));
+                errors.push(invalid(
+                    "resourceVersionMatch",
+                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                ));
             }
             if !matches!(matching, "Exact" | "NotOlderThan") {
-                errors.push(FieldError::not_supported("resourceVersionMatch", &json!(matching), &["Exact", "NotOlderThan", ""]));
+                errors.push(FieldError::not_supported(
+                    "resourceVersionMatch",
+                    &json!(matching),
+                    &["Exact", "NotOlderThan", ""],
+                ));
             }
             if matching == "Exact" && version == Some("0") {
-                errors.push(invalid("resourceVersionMatch", "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""));
+                errors.push(invalid(
+                    "resourceVersionMatch",
+                    "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                ));
             }
         }
     }
@@ -153,7 +186,9 @@ pub(crate) fn list(context: &Context) -> Result<Response, ApiError> {
         };
         if exact {
             let objects = store.list_at(&resource, namespace, wanted).map_err(|e| match e {
-                StoreError::Compacted { asked, oldest } => ApiError::expired(format!("The resourceVersion for the provided list is too old. ({asked} < {oldest})")),
+                StoreError::Compacted { asked, oldest } => ApiError::expired(format!(
+                    "The resourceVersion for the provided list is too old. ({asked} < {oldest})"
+                )),
                 other => ApiError::internal(other),
             })?;
             (wanted, objects, None)

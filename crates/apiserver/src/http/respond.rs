@@ -64,16 +64,18 @@ pub(crate) fn object(context: &Context, code: u16, value: Value) -> Response {
 
 /// An object as `Table`, `PartialObjectMetadata`, or itself.
 pub(crate) fn shape(context: &Context, shape: &Shape, value: Value) -> Value {
-    if value["kind"] == "Status" || context.target.subresource.is_some() && value["kind"] != context.kind.kind.as_str() {
+    if value["kind"] == "Status" || context.target.subresource.is_some() && value["kind"] != context.kind.kind.as_str()
+    {
         return value;
     }
     match shape {
-        Shape::Whole | Shape::MetadataList(_) | Shape::Table(_) => value,
+        Shape::Whole | Shape::MetadataList(_) => value,
         Shape::Metadata(version) => metadata(version, &value),
         Shape::Table(version) if value["kind"] != "Scale" => {
             let list = json!({"metadata": {"resourceVersion": value["metadata"]["resourceVersion"]}});
             table(context, version, std::slice::from_ref(&value), &list["metadata"])
         }
+        Shape::Table(_) => value,
     }
 }
 
@@ -93,7 +95,10 @@ pub(crate) fn list(context: &Context, objects: Vec<Value>, mut metadata_of_list:
     if let Err(error) = check_shape(context, true) {
         return error_response(&error);
     }
-    if context.kind.custom.is_some() && matches!(context.accept.shape, Shape::Whole) && metadata_of_list.get("continue").is_none() {
+    if context.kind.custom.is_some()
+        && matches!(context.accept.shape, Shape::Whole)
+        && metadata_of_list.get("continue").is_none()
+    {
         metadata_of_list["continue"] = "".into();
     }
     let mut accept = context.accept.clone();
@@ -126,7 +131,9 @@ fn check_shape(context: &Context, is_list: bool) -> Result<(), ApiError> {
     };
     match &context.accept.shape {
         Shape::Metadata(_) if is_list => refuse("PartialObjectMetadata", format!("is a list (*core.{kind}List)")),
-        Shape::MetadataList(_) if !is_list => refuse("PartialObjectMetadataList", format!("is not a list (*core.{kind})")),
+        Shape::MetadataList(_) if !is_list => {
+            refuse("PartialObjectMetadataList", format!("is not a list (*core.{kind})"))
+        }
         Shape::Table(_) => match context.query.get("includeObject") {
             None | Some("Metadata" | "Object" | "None") => Ok(()),
             Some(other) => Err(ApiError::bad_request(format!(

@@ -53,7 +53,8 @@ pub(crate) fn decode(text: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut i = 0;
     while i < bytes.len() {
-        let hex = (bytes[i] == b'%').then(|| text.get(i + 1..i + 3).and_then(|h| u8::from_str_radix(h, 16).ok())).flatten();
+        let hex =
+            (bytes[i] == b'%').then(|| text.get(i + 1..i + 3).and_then(|h| u8::from_str_radix(h, 16).ok())).flatten();
         match hex {
             Some(byte) => {
                 out.push(byte);
@@ -113,7 +114,10 @@ mod tests {
     #[test]
     fn paths_are_taken_apart() {
         let t = parse("/api/v1/namespaces/a/pods/b/log").unwrap();
-        assert_eq!((t.namespace.as_deref(), t.plural.as_str(), t.name.as_deref(), t.subresource.as_deref()), (Some("a"), "pods", Some("b"), Some("log")));
+        assert_eq!(
+            (t.namespace.as_deref(), t.plural.as_str(), t.name.as_deref(), t.subresource.as_deref()),
+            (Some("a"), "pods", Some("b"), Some("log"))
+        );
         let t = parse("/api/v1/namespaces/a").unwrap();
         assert_eq!((t.namespace.as_deref(), t.plural.as_str(), t.name.as_deref()), (None, "namespaces", Some("a")));
         let t = parse("/apis/apps/v1/watch/statefulsets").unwrap();

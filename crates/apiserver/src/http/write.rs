@@ -59,7 +59,12 @@ pub(crate) fn create(context: &Context, bytes: &Bytes) -> Result<Response, ApiEr
 }
 
 /// Stores a new object.
-pub(crate) fn create_object(context: &Context, mut value: Value, manager: &ssa::Manager, dry_run: bool) -> Result<Outcome, ApiError> {
+pub(crate) fn create_object(
+    context: &Context,
+    mut value: Value,
+    manager: &ssa::Manager,
+    dry_run: bool,
+) -> Result<Outcome, ApiError> {
     let kind = &context.kind;
     if let Some(version) = value["metadata"]["resourceVersion"].as_str().filter(|v| !v.is_empty() && *v != "0") {
         let _ = version;
@@ -73,7 +78,9 @@ pub(crate) fn create_object(context: &Context, mut value: Value, manager: &ssa::
         let error = FieldError::required("metadata.name", "name or generateName is required");
         return Err(ApiError::invalid(kind, "", &[error]));
     }
-    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
+    for field in
+        ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"]
+    {
         metadata.remove(field);
     }
     metadata.insert("uid".to_owned(), uuid::Uuid::new_v4().to_string().into());
@@ -109,12 +116,11 @@ pub(crate) fn create_object(context: &Context, mut value: Value, manager: &ssa::
         };
         (context.hooks.admit)(&write, Some(&mut value), None)?;
         if kind.custom.as_ref().is_some_and(|c| c.terminating) {
-            return Err(ApiError::new(
-                405,
-                "MethodNotAllowed",
-                format!("create not allowed while custom resource definition is terminating is not supported on resources of kind {:?}", kind.resource()),
-            )
-            .with(crate::status::details(kind, "")));
+            return Err(ApiError::forbidden(
+                kind,
+                &name,
+                "create not allowed while custom resource definition is terminating",
+            ));
         }
         judge(context, &name, &value, None, Operation::Create)?;
         (context.hooks.warn)(&value, None).into_iter().for_each(|w| context.warn(w));
@@ -150,13 +156,17 @@ fn namespace_of(context: &Context, value: &mut Value) -> Result<(), ApiError> {
     let given = value["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
     let wanted = context.namespace();
     if given != wanted && !given.is_empty() && context.kind.namespaced {
-        return Err(ApiError::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+        return Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
     }
     if context.kind.namespaced {
         meta(value).insert("namespace".to_owned(), wanted.into());
     } else {
-        if !given.is_empty() {
-            return Err(ApiError::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+        if !given.is_empty() && context.kind.custom.is_none() {
+            return Err(ApiError::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
         }
         meta(value).remove("namespace");
     }
@@ -168,12 +178,15 @@ fn check_namespace(context: &Context, name: &str) -> Result<(), ApiError> {
     let resource = (String::new(), "namespaces".to_owned());
     let Some(namespace) = context.server.store().get(&resource, "", context.namespace()) else {
         let message = format!("namespaces {:?} not found", context.namespace());
-        return Err(ApiError::new(404, "NotFound", message).with(json!({"name": context.namespace(), "kind": "namespaces"})));
+        return Err(
+            ApiError::new(404, "NotFound", message).with(json!({"name": context.namespace(), "kind": "namespaces"}))
+        );
     };
     if namespace.value()["metadata"].get("deletionTimestamp").is_none() {
         return Ok(());
     }
-    let why = format!("unable to create new content in namespace {} because it is being terminated", context.namespace());
+    let why =
+        format!("unable to create new content in namespace {} because it is being terminated", context.namespace());
     let mut error = ApiError::forbidden(&context.kind, name, &why);
     error.details["causes"] = json!([{
         "reason": "NamespaceTerminating", "message": format!("namespace {} is being terminated", context.namespace()), "field": "metadata.namespace",
@@ -207,7 +220,13 @@ fn defaults(context: &Context, value: &mut Value) {
     (context.hooks.default)(value);
 }
 
-fn judge(context: &Context, name: &str, value: &Value, old: Option<&Value>, operation: Operation) -> Result<(), ApiError> {
+fn judge(
+    context: &Context,
+    name: &str,
+    value: &Value,
+    old: Option<&Value>,
+    operation: Operation,
+) -> Result<(), ApiError> {
     let mut errors = crate::seam::validate_metadata(&context.kind, value, old);
     if old.is_some() && context.kind.custom.is_none() {
         // The generic check and the kind's own both tell of these.
@@ -244,12 +263,13 @@ pub(crate) fn update(context: &Context, bytes: &Bytes) -> Result<Response, ApiEr
 fn put(context: &Context, mut value: Value, manager: ssa::Manager, dry_run: bool) -> Result<Response, ApiError> {
     let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     if name != context.name() {
-        let message = if name.is_empty() {
-            "name must be provided".to_owned()
-        } else {
-            format!("the name of the object ({name}) does not match the name on the URL ({})", context.name())
-        };
-        return Err(ApiError::bad_request(message));
+        if name.is_empty() {
+            return Err(nameless(context));
+        }
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            context.name()
+        )));
     }
     namespace_of(context, &mut value)?;
     let version = version_of(&value)?;
@@ -274,7 +294,9 @@ fn put(context: &Context, mut value: Value, manager: ssa::Manager, dry_run: bool
 fn version_of(value: &Value) -> Result<u64, ApiError> {
     match value["metadata"]["resourceVersion"].as_str().unwrap_or_default() {
         "" => Ok(0),
-        text => text.parse().map_err(|_| ApiError::new(500, "", format!("strconv.ParseUint: parsing {text:?}: invalid syntax"))),
+        text => text
+            .parse()
+            .map_err(|_| ApiError::new(500, "", format!("strconv.ParseUint: parsing {text:?}: invalid syntax"))),
     }
 }
 
@@ -339,7 +361,11 @@ pub(crate) fn update_object(
             && crate::gc::may_go(kind, &value);
         let form = stored_form(context, &value);
         let store = context.server.store();
-        let written = if gone { store.delete(&kind.storage(), form, stored.revision) } else { store.put(&kind.storage(), form, stored.revision) };
+        let written = if gone {
+            store.delete(&kind.storage(), form, stored.revision)
+        } else {
+            store.put(&kind.storage(), form, stored.revision)
+        };
         match written {
             Ok(object) => {
                 let mut value = super::present(kind, &context.hooks, &object);
@@ -374,7 +400,17 @@ fn isolate(context: &Context, subresource: &str, value: &mut Value, old: &Value)
         return;
     }
     let metadata = meta(value);
-    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "namespace", "name", "resourceVersion", "generateName"] {
+    for field in [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "namespace",
+        "name",
+        "resourceVersion",
+        "generateName",
+    ] {
         match old["metadata"].get(field) {
             Some(kept) => metadata.insert(field.to_owned(), kept.clone()),
             None if field == "generateName" => None,
@@ -413,7 +449,12 @@ fn bump_generation(context: &Context, subresource: &str, value: &mut Value, old:
         value.get("spec") != old.get("spec")
     } else {
         let rest = |v: &Value| -> Map<String, Value> {
-            v.as_object().into_iter().flatten().filter(|(k, _)| *k != "metadata").map(|(k, v)| (k.clone(), v.clone())).collect()
+            v.as_object()
+                .into_iter()
+                .flatten()
+                .filter(|(k, _)| *k != "metadata")
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect()
         };
         rest(value) != rest(old)
     };
@@ -425,7 +466,10 @@ fn bump_generation(context: &Context, subresource: &str, value: &mut Value, old:
 
 /// The error of a patch's outcome without a name.
 pub(crate) fn nameless(context: &Context) -> ApiError {
-    ApiError::bad_request(format!("the name of the object ({} based on URL) was undeterminable: name must be provided", context.name()))
+    ApiError::bad_request(format!(
+        "the name of the object ({} based on URL) was undeterminable: name must be provided",
+        context.name()
+    ))
 }
 
 /// PATCH.
@@ -452,11 +496,16 @@ pub(crate) fn patch(context: &Context, bytes: &Bytes) -> Result<Response, ApiErr
             return Err(nameless(context));
         }
         if name != context.name() {
-            return Err(ApiError::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", context.name())));
+            return Err(ApiError::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({})",
+                context.name()
+            )));
         }
         if let Some(namespace) = patched["metadata"]["namespace"].as_str().filter(|n| *n != context.namespace()) {
             let _ = namespace;
-            return Err(ApiError::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+            return Err(ApiError::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
         }
         if patched["metadata"]["resourceVersion"] != old["metadata"]["resourceVersion"] {
             preconditions(context, &patched, old)?;

@@ -27,7 +27,17 @@ pub fn hooks(kind: &Kind) -> Hooks {
             admit: pod::admit,
             validate: check_pod::pod,
             field: pod_field,
-            fields: &["spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "spec.hostNetwork", "status.phase", "status.podIP", "status.podIPs", "status.nominatedNodeName"],
+            fields: &[
+                "spec.nodeName",
+                "spec.restartPolicy",
+                "spec.schedulerName",
+                "spec.serviceAccountName",
+                "spec.hostNetwork",
+                "status.phase",
+                "status.podIP",
+                "status.podIPs",
+                "status.nominatedNodeName",
+            ],
             ..any
         },
         ("", "Service") => Hooks {
@@ -48,9 +58,10 @@ pub fn hooks(kind: &Kind) -> Hooks {
             fields: &["type"],
             ..any
         },
-        ("", "Endpoints") => {
-            Hooks { warn: |_, _| vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()], ..any }
-        }
+        ("", "Endpoints") => Hooks {
+            warn: |_, _| vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()],
+            ..any
+        },
         ("", "ConfigMap") => Hooks { validate: check::config_map, ..any },
         ("", "Namespace") => Hooks {
             default: objects::namespace,
@@ -63,7 +74,8 @@ pub fn hooks(kind: &Kind) -> Hooks {
         ("", "Node") => Hooks {
             default: objects::node,
             field: |object, name| {
-                (name == "spec.unschedulable").then(|| object.pointer("/spec/unschedulable").is_some_and(|v| v == true).to_string())
+                (name == "spec.unschedulable")
+                    .then(|| object.pointer("/spec/unschedulable").is_some_and(|v| v == true).to_string())
             },
             fields: &["spec.unschedulable"],
             ..any
@@ -85,11 +97,24 @@ pub fn hooks(kind: &Kind) -> Hooks {
                 let old = old.or_else(|| (name == "reportingController").then(|| "reportingComponent".to_owned()));
                 match old {
                     Some(old) => events::field(&core, &old),
-                    None if name.starts_with("involvedObject") || matches!(name, "source" | "reportingComponent") => None,
+                    None if name.starts_with("involvedObject") || matches!(name, "source" | "reportingComponent") => {
+                        None
+                    }
                     None => events::field(&core, name),
                 }
             },
-            fields: &["regarding.kind", "regarding.namespace", "regarding.name", "regarding.uid", "regarding.apiVersion", "regarding.resourceVersion", "regarding.fieldPath", "reason", "reportingController", "type"],
+            fields: &[
+                "regarding.kind",
+                "regarding.namespace",
+                "regarding.name",
+                "regarding.uid",
+                "regarding.apiVersion",
+                "regarding.resourceVersion",
+                "regarding.fieldPath",
+                "reason",
+                "reportingController",
+                "type",
+            ],
             ..any
         },
         ("", "PodTemplate") => Hooks { default: |object| pod::template(object, "/template/spec"), ..any },
@@ -100,7 +125,8 @@ pub fn hooks(kind: &Kind) -> Hooks {
             default: objects::workload,
             validate: check_workloads::deployment,
             field: |object, name| {
-                (name == "status.replicas").then(|| object.pointer("/status/replicas").and_then(Value::as_i64).unwrap_or(0).to_string())
+                (name == "status.replicas")
+                    .then(|| object.pointer("/status/replicas").and_then(Value::as_i64).unwrap_or(0).to_string())
             },
             fields: if kind.kind == "ReplicaSet" { &["status.replicas"] } else { &[] },
             ..any
@@ -110,15 +136,20 @@ pub fn hooks(kind: &Kind) -> Hooks {
             default: objects::job,
             validate: check_workloads::job,
             field: |object, name| {
-                (name == "status.successful").then(|| object.pointer("/status/succeeded").and_then(Value::as_i64).unwrap_or(0).to_string())
+                (name == "status.successful")
+                    .then(|| object.pointer("/status/succeeded").and_then(Value::as_i64).unwrap_or(0).to_string())
             },
             fields: &["status.successful"],
             ..any
         },
         ("batch", "CronJob") => Hooks { default: objects::cron_job, validate: check_workloads::cron_job, ..any },
         ("policy", "PodDisruptionBudget") => Hooks { validate: check_workloads::budget, ..any },
-        ("networking.k8s.io", "NetworkPolicy") => Hooks { default: objects::network_policy, validate: check::network_policy, ..any },
-        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => Hooks { default: objects::role, validate: check::role, ..any },
+        ("networking.k8s.io", "NetworkPolicy") => {
+            Hooks { default: objects::network_policy, validate: check::network_policy, ..any }
+        }
+        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => {
+            Hooks { default: objects::role, validate: check::role, ..any }
+        }
         ("rbac.authorization.k8s.io", _) => Hooks { default: objects::binding, validate: check::role_binding, ..any },
         ("coordination.k8s.io", "Lease") => Hooks { validate: check::lease, ..any },
         ("discovery.k8s.io", "EndpointSlice") => Hooks { validate: check::endpoint_slice, ..any },
@@ -144,7 +175,15 @@ fn pod_field(pod: &Value, name: &str) -> Option<String> {
         other => text_field(
             pod,
             other,
-            &["spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "status.phase", "status.podIP", "status.nominatedNodeName"],
+            &[
+                "spec.nodeName",
+                "spec.restartPolicy",
+                "spec.schedulerName",
+                "spec.serviceAccountName",
+                "status.phase",
+                "status.podIP",
+                "status.nominatedNodeName",
+            ],
         ),
     }
 }

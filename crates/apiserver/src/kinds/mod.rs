@@ -108,7 +108,9 @@ impl Kind {
         }
         let has_spec = self.schema().field("spec").is_some();
         match (self.group.as_str(), self.kind.as_str()) {
-            ("", "Pod" | "ReplicationController") | ("discovery.k8s.io", "EndpointSlice") | ("scheduling.k8s.io", "PriorityClass") => true,
+            ("", "Pod" | "ReplicationController")
+            | ("discovery.k8s.io", "EndpointSlice")
+            | ("scheduling.k8s.io", "PriorityClass") => true,
             ("" | "coordination.k8s.io" | "autoscaling", _) => false,
             _ => has_spec,
         }
@@ -130,7 +132,8 @@ struct Entry {
 
 /// The built-in kinds.
 pub fn builtins() -> Vec<Kind> {
-    let entries: Vec<Entry> = serde_json::from_str(include_str!("../../data/kinds.json")).expect("data/kinds.json is checked by a test");
+    let entries: Vec<Entry> =
+        serde_json::from_str(include_str!("../../data/kinds.json")).expect("data/kinds.json is checked by a test");
     entries.into_iter().filter_map(kind).collect()
 }
 

@@ -32,17 +32,24 @@ impl Patch {
             Value::Object(_) => Ok(value),
             Value::Null => Ok(Value::Object(Map::new())),
             other => {
-                let text = format!("json: cannot unmarshal {} into Go value of type map[string]interface {{}}", go_kind(&other));
+                let text = format!(
+                    "json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+                    go_kind(&other)
+                );
                 Err(ApiError::bad_request(format!("{prefix}{text}")))
             }
         };
         match media {
             "application/json-patch+json" => {
-                let value = body::parse_json(bytes).map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
+                let value =
+                    body::parse_json(bytes).map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
                 match value {
                     Value::Array(operations) => {
                         if operations.len() > 10_000 {
-                            let message = format!("The allowed maximum operations in a JSON patch is 10000, got {}", operations.len());
+                            let message = format!(
+                                "The allowed maximum operations in a JSON patch is 10000, got {}",
+                                operations.len()
+                            );
                             return Err(ApiError::new(413, "RequestEntityTooLarge", message));
                         }
                         Ok(Self::Json(operations))
@@ -55,7 +62,8 @@ impl Patch {
                 }
             }
             "application/merge-patch+json" => {
-                let value = body::parse_json(bytes).map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
+                let value =
+                    body::parse_json(bytes).map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
                 object(value, "error decoding patch: ").map(Self::Merge)
             }
             "application/strategic-merge-patch+json" if context.kind.custom.is_none() => {
@@ -63,7 +71,11 @@ impl Patch {
                 object(value, "").map(Self::Strategic)
             }
             "application/apply-patch+yaml" | "application/apply-patch+json" => {
-                let value = body::yaml(bytes).map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}")))?;
+                let value =
+                    body::yaml(bytes).map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}")))?;
+                if let Some(duplicate) = body::duplicate_key(bytes) {
+                    context.warn(duplicate);
+                }
                 match value {
                     Value::Object(_) => Ok(Self::Apply(value)),
                     Value::Null => Ok(Self::Apply(Value::Object(Map::new()))),
@@ -90,7 +102,8 @@ impl Patch {
     /// The patched object, typed, without unknown fields.
     pub(crate) fn apply(&self, context: &Context, old: &Value, validation: FieldValidation) -> Result<Value, ApiError> {
         let rejected = || {
-            ApiError::new(422, "Invalid", "the server rejected our request due to an error in our request").with(serde_json::json!({}))
+            ApiError::new(422, "Invalid", "the server rejected our request due to an error in our request")
+                .with(serde_json::json!({}))
         };
         let mut patched = match self {
             Self::Json(operations) => json(old, operations).ok_or_else(rejected)?,
@@ -114,21 +127,20 @@ impl Patch {
         }
         let kind = &context.kind;
         let invalid = |why: String| {
-            let error = crate::validate::FieldError { reason: "FieldValueInvalid", field: "patch".to_owned(), message: why };
+            let error =
+                crate::validate::FieldError { reason: "FieldValueInvalid", field: "patch".to_owned(), message: why };
             ApiError::invalid_named("", "", "", &[error])
         };
-        let (mut value, strict) = body::typed(kind, &patched, None).map_err(|e| {
-            invalid(format!("Invalid value: {:?}: {e}", self.shown()))
-        })?;
+        let (mut value, strict) = body::typed(kind, &patched, None)
+            .map_err(|e| invalid(format!("Invalid value: {:?}: {e}", self.shown())))?;
         let known = body::typed(kind, old, None).map(|(_, strict)| strict).unwrap_or_default();
         let news: Vec<String> = strict.into_iter().filter(|s| !known.contains(s)).collect();
-        validation.judge(context, &news, |text| {
-            invalid(format!("Invalid value: {:?}: {text}", self.shown()))
-        })?;
+        validation.judge(context, &news, |text| invalid(format!("Invalid value: {:?}: {text}", self.shown())))?;
         value["apiVersion"] = patched["apiVersion"].clone();
         value["kind"] = patched["kind"].clone();
         if value["kind"] != old["kind"] || value["apiVersion"] != old["apiVersion"] {
-            let (version, name) = (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default());
+            let (version, name) =
+                (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default());
             return Err(ApiError::bad_request(format!(
                 "{name} in version {version:?} cannot be handled as a {}: the kind or version of an object cannot be changed by a patch",
                 context.kind.kind
@@ -152,7 +164,8 @@ impl Patch {
         let mut value = current.clone();
         match self {
             Self::Json(operations) => {
-                let rejected = ApiError::new(422, "Invalid", "the server rejected our request due to an error in our request");
+                let rejected =
+                    ApiError::new(422, "Invalid", "the server rejected our request due to an error in our request");
                 value = json(current, operations).ok_or_else(|| rejected.with(serde_json::json!({})))?;
             }
             Self::Merge(patch) | Self::Strategic(patch) | Self::Apply(patch) => merge(&mut value, patch),
@@ -163,7 +176,8 @@ impl Patch {
     fn shown(&self) -> String {
         match self {
             Self::Json(operations) => Value::Array(operations.clone()).to_string(),
-            Self::Merge(value) | Self::Strategic(value) | Self::Apply(value) => value.to_string(),
+            Self::Strategic(value) => strategic::go_value(value),
+            Self::Merge(value) | Self::Apply(value) => value.to_string(),
         }
     }
 }

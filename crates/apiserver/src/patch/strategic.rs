@@ -26,7 +26,11 @@ pub(crate) fn apply(schema: &Schema, old: &Value, patch: &Value) -> Result<Value
 const ORDER: &str = "$setElementOrder/";
 const DELETE: &str = "$deleteFromPrimitiveList/";
 
-fn merge_map(schema: Option<&Schema>, target: &mut Map<String, Value>, patch: &Map<String, Value>) -> Result<(), Fault> {
+fn merge_map(
+    schema: Option<&Schema>,
+    target: &mut Map<String, Value>,
+    patch: &Map<String, Value>,
+) -> Result<(), Fault> {
     match patch.get("$patch").and_then(Value::as_str) {
         Some("replace") => {
             *target = patch.iter().filter(|(k, _)| *k != "$patch").map(|(k, v)| (k.clone(), v.clone())).collect();
@@ -100,7 +104,12 @@ fn merge_map(schema: Option<&Schema>, target: &mut Map<String, Value>, patch: &M
     Ok(())
 }
 
-fn merge_list(schema: Option<&Schema>, current: Vec<Value>, patch: &[Value], order: Option<&Vec<Value>>) -> Result<Vec<Value>, Fault> {
+fn merge_list(
+    schema: Option<&Schema>,
+    current: Vec<Value>,
+    patch: &[Value],
+    order: Option<&Vec<Value>>,
+) -> Result<Vec<Value>, Fault> {
     let strategy = schema.map(|s| &s.patch);
     if !strategy.is_some_and(|s| s.merge) {
         return Ok(clean_list(patch));
@@ -135,11 +144,13 @@ fn merge_list(schema: Option<&Schema>, current: Vec<Value>, patch: &[Value], ord
             Some("delete") => merged.retain(|m| m.get(key) != Some(value)),
             Some("merge") | None => {
                 if let Some(Value::Object(found)) = merged.iter_mut().find(|m| m.get(key) == Some(value)) {
-                    let fields: Map<String, Value> = fields.iter().filter(|(k, _)| *k != "$patch").map(|(k, v)| (k.clone(), v.clone())).collect();
+                    let fields: Map<String, Value> =
+                        fields.iter().filter(|(k, _)| *k != "$patch").map(|(k, v)| (k.clone(), v.clone())).collect();
                     merge_map(item, found, &fields)?;
                 } else {
                     let mut fresh = Map::new();
-                    let fields: Map<String, Value> = fields.iter().filter(|(k, _)| *k != "$patch").map(|(k, v)| (k.clone(), v.clone())).collect();
+                    let fields: Map<String, Value> =
+                        fields.iter().filter(|(k, _)| *k != "$patch").map(|(k, v)| (k.clone(), v.clone())).collect();
                     merge_map(item, &mut fresh, &fields)?;
                     merged.push(Value::Object(fresh));
                 }
@@ -148,7 +159,8 @@ fn merge_list(schema: Option<&Schema>, current: Vec<Value>, patch: &[Value], ord
         }
     }
     let own: Vec<Value> = patch.to_vec();
-    let wanted: Vec<Value> = order.unwrap_or(&own).iter().map(|o| o.get(key).cloned().unwrap_or_else(|| o.clone())).collect();
+    let wanted: Vec<Value> =
+        order.unwrap_or(&own).iter().map(|o| o.get(key).cloned().unwrap_or_else(|| o.clone())).collect();
     Ok(sort(merged, &current, &wanted, |v| v.get(key)))
 }
 
@@ -181,13 +193,19 @@ fn sort(merged: Vec<Value>, server: &[Value], order: &[Value], key: impl Fn(&Val
     }
 }
 
-/// A map as Go prints it.
-fn go_map(map: &Map<String, Value>) -> String {
-    let show = |v: &Value| match v {
-        Value::String(s) => s.clone(),
+/// A value as Go prints it.
+pub(crate) fn go_value(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "<nil>".to_owned(),
+        Value::Object(map) => go_map(map),
+        Value::Array(list) => format!("[{}]", list.iter().map(go_value).collect::<Vec<_>>().join(" ")),
         other => other.to_string(),
-    };
-    let fields: Vec<String> = map.iter().map(|(k, v)| format!("{k}:{}", show(v))).collect();
+    }
+}
+
+fn go_map(map: &Map<String, Value>) -> String {
+    let fields: Vec<String> = map.iter().map(|(k, v)| format!("{k}:{}", go_value(v))).collect();
     format!("map[{}]", fields.join(" "))
 }
 

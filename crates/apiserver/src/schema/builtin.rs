@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use k8s_openapi::api::{
-    apps::v1 as apps, authentication::v1 as authentication, authorization::v1 as authorization, autoscaling, batch::v1 as batch,
-    coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery, events::v1 as events,
-    networking::v1 as networking, policy::v1 as policy, rbac::v1 as rbac, scheduling::v1 as scheduling, storage::v1 as storage,
+    apps::v1 as apps, authentication::v1 as authentication, authorization::v1 as authorization, autoscaling,
+    batch::v1 as batch, coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery,
+    events::v1 as events, networking::v1 as networking, policy::v1 as policy, rbac::v1 as rbac,
+    scheduling::v1 as scheduling, storage::v1 as storage,
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
@@ -32,7 +33,12 @@ pub fn documents() -> &'static Map<String, Value> {
 /// The short name of a definition.
 pub fn short_name(full: &str) -> String {
     let mut name = full;
-    for prefix in ["io.k8s.api.", "io.k8s.apimachinery.pkg.apis.", "io.k8s.apiextensions-apiserver.pkg.apis.", "io.k8s.apimachinery.pkg."] {
+    for prefix in [
+        "io.k8s.api.",
+        "io.k8s.apimachinery.pkg.apis.",
+        "io.k8s.apiextensions-apiserver.pkg.apis.",
+        "io.k8s.apimachinery.pkg.",
+    ] {
         name = name.strip_prefix(prefix).unwrap_or(name);
     }
     name.to_owned()
@@ -107,12 +113,18 @@ fn special(name: &str) -> Option<Schema> {
         "meta.v1.Time" => Type::Time,
         "meta.v1.MicroTime" => Type::MicroTime,
         "util.intstr.IntOrString" => Type::IntOrString,
-        "apiextensions.v1.JSON" | "apiextensions.v1.JSONSchemaPropsOrArray" | "apiextensions.v1.JSONSchemaPropsOrBool"
+        "apiextensions.v1.JSON"
+        | "apiextensions.v1.JSONSchemaPropsOrArray"
+        | "apiextensions.v1.JSONSchemaPropsOrBool"
         | "apiextensions.v1.JSONSchemaPropsOrStringArray" => Type::Any,
         "runtime.RawExtension" | "meta.v1.FieldsV1" => Type::Object,
         _ => return None,
     };
-    Some(Schema { ty, additional: if ty == Type::Object { Additional::Any } else { Additional::None }, ..Schema::default() })
+    Some(Schema {
+        ty,
+        additional: if ty == Type::Object { Additional::Any } else { Additional::None },
+        ..Schema::default()
+    })
 }
 
 /// Reads `type:key+key|strategy:mergeKey`.
@@ -141,7 +153,8 @@ mod tests {
 
     #[test]
     fn every_fact_names_a_field() {
-        let lists: BTreeMap<String, BTreeMap<String, String>> = serde_json::from_str(include_str!("../../data/lists.json")).unwrap();
+        let lists: BTreeMap<String, BTreeMap<String, String>> =
+            serde_json::from_str(include_str!("../../data/lists.json")).unwrap();
         for (name, fields) in lists {
             let Some(schema) = definition(&name) else { continue };
             for field in fields.keys().filter(|f| !f.is_empty()) {

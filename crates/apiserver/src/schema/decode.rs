@@ -51,7 +51,10 @@ pub fn value(value: &Value, schema: Option<&Schema>) -> Result<Decoded, DecodeEr
     run(value, schema)
 }
 
-fn run<'de, D: Deserializer<'de, Error = serde_json::Error>>(deserializer: D, schema: Option<&Schema>) -> Result<Decoded, DecodeError> {
+fn run<'de, D: Deserializer<'de, Error = serde_json::Error>>(
+    deserializer: D,
+    schema: Option<&Schema>,
+) -> Result<Decoded, DecodeError> {
     let state = RefCell::new(State::default());
     let value = Node { schema, owner: schema, state: &state }.deserialize(deserializer).map_err(DecodeError::Syntax)?;
     let state = state.into_inner();
@@ -95,7 +98,11 @@ impl State {
 
     /// `spec.containers.name`.
     fn go_path(&self) -> String {
-        let names: Vec<&str> = self.path.iter().filter_map(|s| if let Step::Field(name) = s { Some(name.as_str()) } else { None }).collect();
+        let names: Vec<&str> = self
+            .path
+            .iter()
+            .filter_map(|s| if let Step::Field(name) = s { Some(name.as_str()) } else { None })
+            .collect();
         names.join(".")
     }
 
@@ -120,11 +127,15 @@ impl Node<'_> {
     fn mismatch(&self, found: &str) {
         let mut state = self.state.borrow_mut();
         let expected = self.schema.map_or_else(|| "interface {}".to_owned(), go_type);
-        let owner = self.owner.map_or(String::new(), |o| o.resolve().name.rsplit('.').next().unwrap_or_default().to_owned());
+        let owner =
+            self.owner.map_or(String::new(), |o| o.resolve().name.rsplit('.').next().unwrap_or_default().to_owned());
         let text = if state.path.is_empty() {
             format!("json: cannot unmarshal {found} into Go value of type {expected}")
         } else {
-            format!("json: cannot unmarshal {found} into Go struct field {owner}.{} of type {expected}", state.go_path())
+            format!(
+                "json: cannot unmarshal {found} into Go struct field {owner}.{} of type {expected}",
+                state.go_path()
+            )
         };
         state.fail(text);
     }
@@ -132,13 +143,15 @@ impl Node<'_> {
     fn text(&self, text: String) -> Value {
         match self.ty() {
             Type::Any | Type::String | Type::IntOrString => Value::String(text),
-            Type::Quantity => match Quantity::parse(&text) {
-                Some(quantity) => Value::String(quantity.to_string()),
-                None => {
-                    self.state.borrow_mut().fail("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'".into());
-                    Value::Null
+            Type::Quantity => {
+                match Quantity::parse(&text) {
+                    Some(quantity) => Value::String(quantity.to_string()),
+                    None => {
+                        self.state.borrow_mut().fail("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'".into());
+                        Value::Null
+                    }
                 }
-            },
+            }
             Type::Time => self.time(&text, false),
             Type::MicroTime => self.time(&text, true),
             Type::Bytes => {
@@ -169,7 +182,8 @@ impl Node<'_> {
             Type::Any | Type::Number => Value::Number(number),
             Type::Quantity => self.text(number.to_string()),
             Type::Integer | Type::IntOrString => {
-                let narrow = self.ty() == Type::IntOrString || self.schema.is_some_and(|s| s.resolve().format.as_deref() == Some("int32"));
+                let narrow = self.ty() == Type::IntOrString
+                    || self.schema.is_some_and(|s| s.resolve().format.as_deref() == Some("int32"));
                 let fits = number.as_i64().is_some_and(|i| !narrow || i32::try_from(i).is_ok());
                 if !fits {
                     self.mismatch(&format!("number {number}"));
@@ -350,8 +364,9 @@ struct Zero {
     dropped_strings: BTreeMap<String, BTreeSet<String>>,
 }
 
-static ZERO: LazyLock<Zero> =
-    LazyLock::new(|| serde_json::from_str(include_str!("../../data/zero.json")).expect("data/zero.json is checked by a test"));
+static ZERO: LazyLock<Zero> = LazyLock::new(|| {
+    serde_json::from_str(include_str!("../../data/zero.json")).expect("data/zero.json is checked by a test")
+});
 
 /// Leaves out what Go's `omitempty` leaves out: nulls, and empty values of optional fields that
 /// are not pointers.
@@ -361,7 +376,8 @@ fn drop_empty(schema: &Schema, map: &mut Map<String, Value>) {
         Value::Null => false,
         _ if schema.field(name).is_some_and(|f| f.resolve().ty == Type::Any) => true,
         Value::String(text) if text.is_empty() && !required(name) => {
-            ZERO.kept_strings.contains(name) && !ZERO.dropped_strings.get(&*schema.name).is_some_and(|d| d.contains(name))
+            ZERO.kept_strings.contains(name)
+                && !ZERO.dropped_strings.get(&*schema.name).is_some_and(|d| d.contains(name))
         }
         Value::Array(list) if list.is_empty() => required(name),
         Value::Object(inner) if inner.is_empty() => required(name) || !schema.field(name).is_some_and(Schema::is_map),
@@ -378,9 +394,9 @@ fn base64_fault(text: &str) -> Result<(), usize> {
         Ok(_) => Ok(()),
         Err(_) => {
             let body = cleaned.trim_end_matches('=');
-            Err(body.find(|c: char| !(c.is_ascii_alphanumeric() || c == '+' || c == '/')).unwrap_or_else(|| {
-                if cleaned.len() == body.len() { body.len() / 4 * 4 } else { cleaned.len() }
-            }))
+            Err(body
+                .find(|c: char| !(c.is_ascii_alphanumeric() || c == '+' || c == '/'))
+                .unwrap_or_else(|| if cleaned.len() == body.len() { body.len() / 4 * 4 } else { cleaned.len() }))
         }
     }
 }
@@ -388,8 +404,11 @@ fn base64_fault(text: &str) -> Result<(), usize> {
 /// Reads a time and writes it as Kubernetes stores it; the error is Go's.
 pub fn parse_time(text: &str, micro: bool) -> Result<String, String> {
     let layout = if micro { "2006-01-02T15:04:05.000000Z07:00" } else { "2006-01-02T15:04:05Z07:00" };
-    let fault = |rest: &str, wanted: &str| Err(format!("parsing time {text:?} as {layout:?}: cannot parse {rest:?} as {wanted:?}"));
-    let digits = |from: usize, count: usize| text.get(from..from + count).is_some_and(|s| s.bytes().all(|b| b.is_ascii_digit()));
+    let fault = |rest: &str, wanted: &str| {
+        Err(format!("parsing time {text:?} as {layout:?}: cannot parse {rest:?} as {wanted:?}"))
+    };
+    let digits =
+        |from: usize, count: usize| text.get(from..from + count).is_some_and(|s| s.bytes().all(|b| b.is_ascii_digit()));
     let byte = |at: usize, wanted: u8| text.as_bytes().get(at) == Some(&wanted);
     let steps = [(0, 4, "2006"), (5, 2, "01"), (8, 2, "02"), (11, 2, "15"), (14, 2, "04"), (17, 2, "05")];
     let marks = [(4, b'-', "-"), (7, b'-', "-"), (10, b'T', "T"), (13, b':', ":"), (16, b':', ":")];
@@ -404,7 +423,8 @@ pub fn parse_time(text: &str, micro: bool) -> Result<String, String> {
     }
     let mut rest = &text[19..];
     if micro {
-        let fraction = rest.strip_prefix('.').map_or(0, |r| r.len() - r.trim_start_matches(|c: char| c.is_ascii_digit()).len());
+        let fraction =
+            rest.strip_prefix('.').map_or(0, |r| r.len() - r.trim_start_matches(|c: char| c.is_ascii_digit()).len());
         if fraction < 6 {
             return fault(rest, ".000000");
         }
@@ -451,9 +471,18 @@ mod tests {
     #[test]
     fn type_errors_are_go_s() {
         let cases = [
-            (r#"{"spec":{"containers":"x"}}"#, "json: cannot unmarshal string into Go struct field PodSpec.spec.containers of type []v1.Container"),
-            (r#"{"spec":{"containers":[{"ports":[{"containerPort":"80"}]}]}}"#, "json: cannot unmarshal string into Go struct field ContainerPort.spec.containers.ports.containerPort of type int32"),
-            (r#"{"metadata":{"labels":{"a":5}}}"#, "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string"),
+            (
+                r#"{"spec":{"containers":"x"}}"#,
+                "json: cannot unmarshal string into Go struct field PodSpec.spec.containers of type []v1.Container",
+            ),
+            (
+                r#"{"spec":{"containers":[{"ports":[{"containerPort":"80"}]}]}}"#,
+                "json: cannot unmarshal string into Go struct field ContainerPort.spec.containers.ports.containerPort of type int32",
+            ),
+            (
+                r#"{"metadata":{"labels":{"a":5}}}"#,
+                "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string",
+            ),
         ];
         for (text, wanted) in cases {
             assert_eq!(pod(text).unwrap_err().to_string(), wanted);

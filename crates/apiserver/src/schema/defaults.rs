@@ -18,8 +18,8 @@ struct Rule {
 }
 
 static BUILTIN: LazyLock<BTreeMap<String, Vec<Rule>>> = LazyLock::new(|| {
-    let table: BTreeMap<String, Map<String, Value>> =
-        serde_json::from_str(include_str!("../../data/defaults.json")).expect("data/defaults.json is checked by a test");
+    let table: BTreeMap<String, Map<String, Value>> = serde_json::from_str(include_str!("../../data/defaults.json"))
+        .expect("data/defaults.json is checked by a test");
     table.into_iter().map(|(name, fields)| (name, rules(fields))).collect()
 });
 

@@ -170,6 +170,9 @@ impl Schema {
     /// Whether unknown fields below this node are kept.
     pub fn keeps_unknown(&self) -> bool {
         let target = self.resolve();
-        self.preserve_unknown || target.preserve_unknown || matches!(target.additional, Additional::Any) || target.ty == Type::Any
+        self.preserve_unknown
+            || target.preserve_unknown
+            || matches!(target.additional, Additional::Any)
+            || target.ty == Type::Any
     }
 }

@@ -43,7 +43,8 @@ impl Checks {
     pub(super) fn parse(node: &Map<String, Value>) -> Option<Self> {
         let count = |key: &str| node.get(key).and_then(Value::as_u64);
         let flag = |key: &str| node.get(key).and_then(Value::as_bool).unwrap_or(false);
-        let bound = |key: &str, exclusive: &str| node.get(key).and_then(Value::as_f64).map(|limit| (limit, flag(exclusive)));
+        let bound =
+            |key: &str, exclusive: &str| node.get(key).and_then(Value::as_f64).map(|limit| (limit, flag(exclusive)));
         let schemas = |key: &str| -> Vec<Schema> {
             node.get(key).and_then(Value::as_array).into_iter().flatten().map(|s| parse::node(s, false)).collect()
         };
@@ -67,8 +68,22 @@ impl Checks {
             metadata: None,
         };
         let keys = [
-            "minLength", "maxLength", "pattern", "minimum", "maximum", "multipleOf", "enum", "minItems", "maxItems", "uniqueItems",
-            "minProperties", "maxProperties", "allOf", "anyOf", "oneOf", "not",
+            "minLength",
+            "maxLength",
+            "pattern",
+            "minimum",
+            "maximum",
+            "multipleOf",
+            "enum",
+            "minItems",
+            "maxItems",
+            "uniqueItems",
+            "minProperties",
+            "maxProperties",
+            "allOf",
+            "anyOf",
+            "oneOf",
+            "not",
         ];
         keys.iter().any(|key| node.contains_key(*key)).then_some(checks)
     }
@@ -105,7 +120,11 @@ fn node(schema: &Schema, value: &Value, path: &str, errors: &mut Vec<FieldError>
     if value.is_null() && schema.nullable {
         return;
     }
-    let nameless = |detail: String| FieldError { reason: "FieldValueInvalid", field: "<nil>".into(), message: format!("Invalid value: \"\": {detail}") };
+    let nameless = |detail: String| FieldError {
+        reason: "FieldValueInvalid",
+        field: "<nil>".into(),
+        message: format!("Invalid value: \"\": {detail}"),
+    };
     let got = type_name(value);
     let expected = match schema.ty {
         Type::Object => "object",
@@ -117,7 +136,8 @@ fn node(schema: &Schema, value: &Value, path: &str, errors: &mut Vec<FieldError>
         Type::IntOrString => "integer,string",
         _ => "",
     };
-    let fits = expected.is_empty() || expected.split(',').any(|e| e == got) || (expected == "number" && got == "integer");
+    let fits =
+        expected.is_empty() || expected.split(',').any(|e| e == got) || (expected == "number" && got == "integer");
     if !fits {
         let detail = format!("{path} in body must be of type {expected}: {got:?}");
         errors.push(FieldError::type_invalid(path, &Value::String(got.into()), &detail));
@@ -128,7 +148,10 @@ fn node(schema: &Schema, value: &Value, path: &str, errors: &mut Vec<FieldError>
             _ => !fits,
         };
         if out_of_range {
-            let kind = schema.format.as_ref().map_or("integer (default format)".into(), |f| format!("integer with format {f}"));
+            let kind = schema
+                .format
+                .as_ref()
+                .map_or("integer (default format)".into(), |f| format!("integer with format {f}"));
             errors.push(nameless(format!("Checked value must be of type {kind} in {path}")));
         }
     }
@@ -143,13 +166,23 @@ fn node(schema: &Schema, value: &Value, path: &str, errors: &mut Vec<FieldError>
                     errors.push(FieldError::too_long(path, max));
                 }
                 if let Some(min) = checks.min_length.filter(|min| length < *min) {
-                    errors.push(FieldError::invalid(path, value, &format!("{path} in body should be at least {min} chars long")));
-                } else if let Some((source, Some(_))) = checks.pattern.as_ref().filter(|(_, r)| r.as_ref().is_some_and(|r| !r.is_match(text))) {
+                    errors.push(FieldError::invalid(
+                        path,
+                        value,
+                        &format!("{path} in body should be at least {min} chars long"),
+                    ));
+                } else if let Some((source, Some(_))) =
+                    checks.pattern.as_ref().filter(|(_, r)| r.as_ref().is_some_and(|r| !r.is_match(text)))
+                {
                     errors.push(FieldError::invalid(path, value, &format!("{path} in body should match '{source}'")));
                 }
             }
             if let Some(format) = schema.format.as_deref().filter(|f| !format_fits(f, text)) {
-                errors.push(FieldError::type_invalid(path, value, &format!("{path} in body must be of type {format}: {text:?}")));
+                errors.push(FieldError::type_invalid(
+                    path,
+                    value,
+                    &format!("{path} in body must be of type {format}: {text:?}"),
+                ));
             }
         }
         Value::Number(number) => {
@@ -166,13 +199,23 @@ fn node(schema: &Schema, value: &Value, path: &str, errors: &mut Vec<FieldError>
             if let Some(checks) = &schema.checks {
                 let count = entries.len() as u64;
                 if let Some(min) = checks.min_items.filter(|min| count < *min) {
-                    errors.push(FieldError::invalid(path, &count.into(), &format!("{path} in body should have at least {min} items")));
+                    errors.push(FieldError::invalid(
+                        path,
+                        &count.into(),
+                        &format!("{path} in body should have at least {min} items"),
+                    ));
                 }
                 if let Some(max) = checks.max_items.filter(|max| count > *max) {
                     errors.push(FieldError::too_many(path, count, max));
                 }
-                if checks.unique_items && entries.iter().map(Value::to_string).collect::<BTreeSet<_>>().len() != entries.len() {
-                    errors.push(FieldError::invalid(path, value, &format!("{path} in body shouldn't contain duplicates")));
+                if checks.unique_items
+                    && entries.iter().map(Value::to_string).collect::<BTreeSet<_>>().len() != entries.len()
+                {
+                    errors.push(FieldError::invalid(
+                        path,
+                        value,
+                        &format!("{path} in body shouldn't contain duplicates"),
+                    ));
                 }
             }
         }
@@ -180,7 +223,8 @@ fn node(schema: &Schema, value: &Value, path: &str, errors: &mut Vec<FieldError>
         Value::Bool(_) | Value::Null => {}
     }
     if let Some(checks) = schema.checks.as_ref().filter(|c| !c.values.is_empty() && !c.values.contains(value)) {
-        let supported: Vec<String> = checks.values.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect();
+        let supported: Vec<String> =
+            checks.values.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect();
         errors.push(FieldError::not_supported(path, value, &supported));
     }
 }
@@ -189,7 +233,11 @@ fn numbers(checks: &Checks, number: f64, is_float: bool, value: &Value, path: &s
     if let Some(factor) = checks.multiple_of {
         // Kubernetes' validator truncates the factor for whole numbers, and then complains of zero.
         if !is_float && factor.trunc() <= 0.0 {
-            errors.push(FieldError::invalid(path, &0.into(), &format!("factor MultipleOf declared for {path} must be positive: 0")));
+            errors.push(FieldError::invalid(
+                path,
+                &0.into(),
+                &format!("factor MultipleOf declared for {path} must be positive: 0"),
+            ));
         } else if (number / factor).fract() != 0.0 {
             errors.push(FieldError::invalid(path, value, &format!("{path} in body should be a multiple of {factor}")));
         }
@@ -204,7 +252,11 @@ fn numbers(checks: &Checks, number: f64, is_float: bool, value: &Value, path: &s
         && (number < min || (exclusive && number <= min))
     {
         let or_equal = if exclusive { "" } else { " or equal to" };
-        errors.push(FieldError::invalid(path, value, &format!("{path} in body should be greater than{or_equal} {min}")));
+        errors.push(FieldError::invalid(
+            path,
+            value,
+            &format!("{path} in body should be greater than{or_equal} {min}"),
+        ));
     }
 }
 
@@ -234,7 +286,11 @@ fn object(schema: &Schema, fields: &Map<String, Value>, path: &str, errors: &mut
     if let Some(checks) = &schema.checks {
         let count = fields.len() as u64;
         if let Some(min) = checks.min_properties.filter(|min| count < *min) {
-            errors.push(FieldError::invalid(path, &count.into(), &format!("{path} in body should have at least {min} properties")));
+            errors.push(FieldError::invalid(
+                path,
+                &count.into(),
+                &format!("{path} in body should have at least {min} properties"),
+            ));
         }
         if let Some(max) = checks.max_properties.filter(|max| count > *max) {
             errors.push(FieldError::too_many(path, count, max));
@@ -243,7 +299,11 @@ fn object(schema: &Schema, fields: &Map<String, Value>, path: &str, errors: &mut
 }
 
 fn junctors(checks: &Checks, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
-    let nameless = |detail: String| FieldError { reason: "FieldValueInvalid", field: "<nil>".into(), message: format!("Invalid value: \"\": {detail}") };
+    let nameless = |detail: String| FieldError {
+        reason: "FieldValueInvalid",
+        field: "<nil>".into(),
+        message: format!("Invalid value: \"\": {detail}"),
+    };
     let run = |schema: &Schema| {
         let mut found = Vec::new();
         node(schema, value, path, &mut found);
@@ -260,7 +320,8 @@ fn junctors(checks: &Checks, value: &Value, path: &str, errors: &mut Vec<FieldEr
         let mut results: Vec<Vec<FieldError>> = checks.one_of.iter().map(run).collect();
         let valid = results.iter().filter(|r| r.is_empty()).count();
         if valid != 1 {
-            let found = if valid == 0 { "Found none valid".into() } else { format!("Found {valid} valid alternatives") };
+            let found =
+                if valid == 0 { "Found none valid".into() } else { format!("Found {valid} valid alternatives") };
             errors.push(nameless(format!("{path:?} must validate one and only one schema (oneOf). {found}")));
             if valid == 0 {
                 errors.append(&mut results[0]);
@@ -285,9 +346,9 @@ fn lists(schema: &Schema, value: &Value, path: &str, errors: &mut Vec<FieldError
         Value::Array(entries) => {
             let key_of = |entry: &Value| match &schema.topology {
                 Some(Topology::Set) => Some(entry.clone()),
-                Some(Topology::Map(keys)) => {
-                    Some(keys.iter().filter_map(|k| Some((k.clone(), entry.get(k)?.clone()))).collect::<Map<_, _>>().into())
-                }
+                Some(Topology::Map(keys)) => Some(
+                    keys.iter().filter_map(|k| Some((k.clone(), entry.get(k)?.clone()))).collect::<Map<_, _>>().into(),
+                ),
                 _ => None,
             };
             let mut seen = BTreeSet::new();
@@ -325,8 +386,13 @@ fn format_fits(format: &str, text: &str) -> bool {
         "date-time" | "datetime" => text.contains(['T', 't']) && text.parse::<jiff::Timestamp>().is_ok(),
         "byte" => base64::engine::general_purpose::STANDARD.decode(text).is_ok(),
         "uuid" => uuid::Uuid::parse_str(text).is_ok(),
-        "email" => text.split_once('@').is_some_and(|(user, host)| !user.is_empty() && !host.is_empty() && !text.contains(' ')),
-        "uri" => text.split_once(':').is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty()) || text.starts_with('/'),
+        "email" => {
+            text.split_once('@').is_some_and(|(user, host)| !user.is_empty() && !host.is_empty() && !text.contains(' '))
+        }
+        "uri" => {
+            text.split_once(':').is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty())
+                || text.starts_with('/')
+        }
         "ipv4" => matches!(text.parse(), Ok(IpAddr::V4(_))),
         "ipv6" => matches!(text.parse(), Ok(IpAddr::V6(_))),
         "cidr" => text.split_once('/').is_some_and(|(ip, bits)| {
@@ -337,9 +403,15 @@ fn format_fits(format: &str, text: &str) -> bool {
             };
             bits.parse::<u8>().is_ok_and(|b| b <= max)
         }),
-        "hostname" => !text.is_empty() && text.split('.').all(|label| {
-            !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
-        }),
+        "hostname" => {
+            !text.is_empty()
+                && text.split('.').all(|label| {
+                    !label.is_empty()
+                        && !label.starts_with('-')
+                        && !label.ends_with('-')
+                        && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+                })
+        }
         "duration" => duration_fits(text),
         _ => true,
     }

@@ -29,7 +29,11 @@ impl Entry {
 
     /// How a conflict names the manager.
     pub(crate) fn shown(&self) -> String {
-        let subresource = if self.subresource.is_empty() { String::new() } else { format!(" with subresource {:?}", self.subresource) };
+        let subresource = if self.subresource.is_empty() {
+            String::new()
+        } else {
+            format!(" with subresource {:?}", self.subresource)
+        };
         if self.apply {
             return format!("{:?}{subresource}", self.manager);
         }
@@ -52,7 +56,14 @@ pub(crate) fn read(list: &Value) -> Option<Vec<Entry>> {
         }
         let set = FieldSet::parse(entry.get("fieldsV1").unwrap_or(&json!({})))?;
         let time = entry.get("time").and_then(Value::as_str).map(str::to_owned);
-        entries.push(Entry { manager: text("manager"), apply, api_version: text("apiVersion"), subresource: text("subresource"), time, set });
+        entries.push(Entry {
+            manager: text("manager"),
+            apply,
+            api_version: text("apiVersion"),
+            subresource: text("subresource"),
+            time,
+            set,
+        });
     }
     Some(entries)
 }
@@ -62,7 +73,15 @@ pub(crate) fn write(mut entries: Vec<Entry>) -> Value {
     entries.retain(|e| !e.set.is_empty());
     cap(&mut entries);
     entries.sort_by(|a, b| {
-        let key = |e: &Entry| (!e.apply, e.time.clone().unwrap_or_default(), e.manager.clone(), e.api_version.clone(), e.subresource.clone());
+        let key = |e: &Entry| {
+            (
+                !e.apply,
+                e.time.clone().unwrap_or_default(),
+                e.manager.clone(),
+                e.api_version.clone(),
+                e.subresource.clone(),
+            )
+        };
         key(a).cmp(&key(b))
     });
     let entry = |e: &Entry| {
@@ -95,13 +114,15 @@ fn cap(entries: &mut Vec<Entry>) {
         if oldest.manager == "ancient-changes" {
             let next = updaters.remove(0);
             let set = oldest.set.union(&next.set);
-            updaters.insert(0, Entry { manager: "ancient-changes".to_owned(), set, subresource: String::new(), ..next });
+            updaters
+                .insert(0, Entry { manager: "ancient-changes".to_owned(), set, subresource: String::new(), ..next });
         } else if let Some(found) = updaters.iter_mut().find(|e| ancient(e)) {
             found.set = found.set.union(&oldest.set);
         } else {
             let next = updaters.remove(0);
             let set = oldest.set.union(&next.set);
-            updaters.insert(0, Entry { manager: "ancient-changes".to_owned(), set, subresource: String::new(), ..next });
+            updaters
+                .insert(0, Entry { manager: "ancient-changes".to_owned(), set, subresource: String::new(), ..next });
         }
     }
     entries.extend(updaters);

@@ -37,7 +37,11 @@ impl Manager {
                 });
             }
             Some(name) if name.chars().any(char::is_control) => {
-                errors.push(FieldError::invalid("fieldManager", &json!(name), "should only contain printable characters"));
+                errors.push(FieldError::invalid(
+                    "fieldManager",
+                    &json!(name),
+                    "should only contain printable characters",
+                ));
             }
             _ => {}
         }
@@ -67,7 +71,16 @@ fn strip(context: &Context, subresource: &str, set: &mut FieldSet) {
     for field in ["f:apiVersion", "f:kind"] {
         set.remove(&[field]);
     }
-    for field in ["f:name", "f:namespace", "f:creationTimestamp", "f:selfLink", "f:uid", "f:generation", "f:managedFields", "f:resourceVersion"] {
+    for field in [
+        "f:name",
+        "f:namespace",
+        "f:creationTimestamp",
+        "f:selfLink",
+        "f:uid",
+        "f:generation",
+        "f:managedFields",
+        "f:resourceVersion",
+    ] {
         set.remove(&["f:metadata", field]);
     }
     if let Some(metadata) = set.children.get_mut("f:metadata") {
@@ -119,7 +132,13 @@ pub(crate) fn track(context: &Context, value: &mut Value, old: Option<&Value>, m
     let stored = old.and_then(|o| o["metadata"].get("managedFields")).and_then(managed::read).unwrap_or_default();
     let mut entries = match &given {
         None => stored,
-        Some(list) if list.as_array().is_some_and(|l| l.is_empty() || (l.len() == 1 && l[0].as_object().is_some_and(|e| e.is_empty()))) => Vec::new(),
+        Some(list)
+            if list
+                .as_array()
+                .is_some_and(|l| l.is_empty() || (l.len() == 1 && l[0].as_object().is_some_and(|e| e.is_empty()))) =>
+        {
+            Vec::new()
+        }
         Some(list) => managed::read(list).unwrap_or(stored),
     };
     if old.is_some() && entries.is_empty() {
@@ -182,11 +201,16 @@ pub(crate) fn apply(
         return Err(crate::http::nameless(context));
     }
     if !given.is_empty() && given != context.name() {
-        return Err(ApiError::bad_request(format!("the name of the object ({given}) does not match the name on the URL ({})", context.name())));
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({})",
+            context.name()
+        )));
     }
     let namespace = text(&metadata["namespace"]);
     if kind.namespaced && !namespace.is_empty() && namespace != context.namespace() {
-        return Err(ApiError::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+        return Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
     }
     let mut config = applied.clone();
     if let Some(metadata) = config["metadata"].as_object_mut() {
@@ -199,8 +223,15 @@ pub(crate) fn apply(
     }
     let schema: &Schema = kind.schema();
     if let Some(fault) = walk::fault(Some(schema), &config, "") {
-        let message = format!("failed to create typed patch object ({namespace}/{given}; {}/{}, Kind={}): {fault}", kind.group, kind.version, kind.kind);
-        let message = if kind.group.is_empty() { message } else { message.replace(&format!("{}/{},", kind.group, kind.version), &format!("{},", api_version)) };
+        let message = format!(
+            "failed to create typed patch object ({namespace}/{given}; {}/{}, Kind={}): {fault}",
+            kind.group, kind.version, kind.kind
+        );
+        let message = if kind.group.is_empty() {
+            message
+        } else {
+            message.replace(&format!("{}/{},", kind.group, kind.version), &format!("{},", api_version))
+        };
         return Err(ApiError::new(500, "", message));
     }
     let mut own = walk::fields(Some(schema), &config);
@@ -212,7 +243,8 @@ pub(crate) fn apply(
             return Err(ApiError::not_found(kind, context.name()));
         }
         if !uid.is_empty() {
-            let why = format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
+            let why =
+                format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
             return Err(ApiError::conflict(kind, context.name(), &why));
         }
         let mut value = typed(context, &config)?;
@@ -221,7 +253,8 @@ pub(crate) fn apply(
         return Ok(write_outcome(context, outcome));
     }
     let version = text(&metadata["resourceVersion"]);
-    let how = Update { subresource: context.subresource(), dry_run, manager: manager.clone(), once: !version.is_empty() };
+    let how =
+        Update { subresource: context.subresource(), dry_run, manager: manager.clone(), once: !version.is_empty() };
     let outcome = update_object(context, &how, |old| {
         if !version.is_empty() && old["metadata"]["resourceVersion"] != version.as_str() {
             return Err(ApiError::stale(kind, context.name()));
@@ -243,7 +276,14 @@ fn typed(context: &Context, value: &Value) -> Result<Value, ApiError> {
 }
 
 /// The object with the configuration applied, and the record of it.
-fn apply_to(context: &Context, old: &Value, config: &Value, own: &FieldSet, manager: &Manager, force: bool) -> Result<Value, ApiError> {
+fn apply_to(
+    context: &Context,
+    old: &Value,
+    config: &Value,
+    own: &FieldSet,
+    manager: &Manager,
+    force: bool,
+) -> Result<Value, ApiError> {
     let schema: Option<&Schema> = Some(context.kind.schema());
     let subresource = context.subresource();
     let live = bare(old);
@@ -285,8 +325,11 @@ fn apply_to(context: &Context, old: &Value, config: &Value, own: &FieldSet, mana
     let mut value = typed(context, &merged)?;
     let difference = walk::compare(schema, Some(&live), Some(&value));
     let written = difference.added.union(&difference.modified);
-    let conflicts: Vec<(String, Vec<String>)> =
-        entries.iter().map(|e| (e.shown(), e.set.intersection(&written).paths())).filter(|(_, paths)| !paths.is_empty()).collect();
+    let conflicts: Vec<(String, Vec<String>)> = entries
+        .iter()
+        .map(|e| (e.shown(), e.set.intersection(&written).paths()))
+        .filter(|(_, paths)| !paths.is_empty())
+        .collect();
     if !force && !conflicts.is_empty() {
         return Err(conflict(conflicts));
     }
@@ -309,9 +352,12 @@ fn conflict(mut conflicts: Vec<(String, Vec<String>)>) -> ApiError {
         })
         .collect();
     let message = match conflicts.as_slice() {
-        [(who, paths)] if paths.len() == 1 => format!("Apply failed with 1 conflict: conflict with {who}: {}", paths[0]),
+        [(who, paths)] if paths.len() == 1 => {
+            format!("Apply failed with 1 conflict: conflict with {who}: {}", paths[0])
+        }
         many => {
-            let parts: Vec<String> = many.iter().map(|(who, paths)| format!("conflicts with {who}:\n- {}", paths.join("\n- "))).collect();
+            let parts: Vec<String> =
+                many.iter().map(|(who, paths)| format!("conflicts with {who}:\n- {}", paths.join("\n- "))).collect();
             format!("Apply failed with {count} conflicts: {}", parts.join("\n"))
         }
     };

@@ -69,7 +69,11 @@ pub(crate) fn fields(schema: Option<&Schema>, value: &Value) -> FieldSet {
             let mut set = FieldSet::default();
             for entry in list {
                 if let Some(key) = element(schema, &topology, entry) {
-                    let mut child = if topology == Topology::Set { FieldSet::leaf() } else { fields(schema.and_then(Schema::item), entry) };
+                    let mut child = if topology == Topology::Set {
+                        FieldSet::leaf()
+                    } else {
+                        fields(schema.and_then(Schema::item), entry)
+                    };
                     child.member = true;
                     set.add(key, child);
                 }
@@ -119,7 +123,13 @@ pub(crate) fn compare(schema: Option<&Schema>, old: Option<&Value>, new: Option<
         Some(_) => Some('s'),
     };
     let (a, b) = (kind(old), kind(new));
-    let shape = if a == b || b.is_none() { a } else if a.is_none() { b } else { Some('s') };
+    let shape = if a == b || b.is_none() {
+        a
+    } else if a.is_none() {
+        b
+    } else {
+        Some('s')
+    };
     let sample = if shape == Some('a') { Value::Array(Vec::new()) } else { Value::Null };
     let topology = sharing(schema, &sample);
     let granular = match shape {
@@ -248,7 +258,10 @@ pub(crate) fn prune(schema: Option<&Schema>, value: &mut Value, last: &FieldSet,
             }
             Value::Array(list) => {
                 let topology = sharing(schema, &Value::Array(Vec::new()));
-                let Some(position) = list.iter().position(|e| element(schema, &topology, e).as_deref() == Some(key)) else { continue };
+                let Some(position) = list.iter().position(|e| element(schema, &topology, e).as_deref() == Some(key))
+                else {
+                    continue;
+                };
                 if whole {
                     list.remove(position);
                 } else {
@@ -265,7 +278,9 @@ pub(crate) fn fault(schema: Option<&Schema>, value: &Value, path: &str) -> Optio
     let schema = schema?;
     let target = schema.resolve();
     let shown = |v: &Value| match v {
-        Value::String(_) if schema.name.is_empty() && target.name.is_empty() && target.ty != Type::Array => "string".to_owned(),
+        Value::String(_) if schema.name.is_empty() && target.name.is_empty() && target.ty != Type::Array => {
+            "string".to_owned()
+        }
         Value::String(text) => format!("&{{{text}}}"),
         other => format!("&value.valueUnstructured{{Value:{other}}}"),
     };
@@ -347,12 +362,15 @@ pub(crate) fn zero(schema: &Schema, depth: usize) -> Value {
         if name == "metadata" || (is_struct && (always || name == "template")) {
             out.insert(name.clone(), zero(property, depth + 1));
         } else if required {
-            out.insert(name.clone(), match inner.ty {
-                Type::String => "".into(),
-                Type::Integer | Type::Number => 0.into(),
-                Type::Boolean => false.into(),
-                _ => Value::Null,
-            });
+            out.insert(
+                name.clone(),
+                match inner.ty {
+                    Type::String => "".into(),
+                    Type::Integer | Type::Number => 0.into(),
+                    Type::Boolean => false.into(),
+                    _ => Value::Null,
+                },
+            );
         }
     }
     Value::Object(out)

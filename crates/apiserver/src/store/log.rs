@@ -45,10 +45,18 @@ impl Log {
             Err(e) => return Err(failed("open", &snapshot_path, e)),
         };
         let path = dir.join("log");
-        let mut file = OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&path).map_err(|e| failed("open", &path, e))?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .read(true)
+            .write(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(|e| failed("open", &path, e))?;
         let clone = file.try_clone().map_err(|e| failed("open", &path, e))?;
         let log = read(clone, snapshot.revision, &mut load).map_err(|e| failed("read", &path, e))?;
-        file.set_len(log.length).and_then(|()| file.seek(SeekFrom::Start(log.length))).map_err(|e| failed("truncate", &path, e))?;
+        file.set_len(log.length)
+            .and_then(|()| file.seek(SeekFrom::Start(log.length)))
+            .map_err(|e| failed("truncate", &path, e))?;
         Ok(Self { dir: dir.to_owned(), file, length: log.length, snapshot: snapshot.length })
     }
 
@@ -70,12 +78,18 @@ impl Log {
     }
 
     /// Writes everything that is alive, and begins the log anew.
-    pub(super) fn snapshot<'a>(&mut self, revision: u64, records: impl Iterator<Item = Record<'a>>) -> Result<(), StoreError> {
+    pub(super) fn snapshot<'a>(
+        &mut self,
+        revision: u64,
+        records: impl Iterator<Item = Record<'a>>,
+    ) -> Result<(), StoreError> {
         let (new, path) = (self.dir.join("snapshot.new"), self.dir.join("snapshot"));
         let write = || -> io::Result<u64> {
             let mut out = BufWriter::new(File::create(&new)?);
             let nothing = (String::new(), String::new());
-            out.write_all(line(&Record { revision, resource: &nothing, namespace: "", name: "", json: None }).as_bytes())?;
+            out.write_all(
+                line(&Record { revision, resource: &nothing, namespace: "", name: "", json: None }).as_bytes(),
+            )?;
             for record in records {
                 out.write_all(line(&record).as_bytes())?;
             }
@@ -87,7 +101,10 @@ impl Log {
         };
         self.snapshot = write().map_err(|e| failed("write", &path, e))?;
         // Should this be missed, the log's records are older than the snapshot and are skipped.
-        self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0))).map_err(|e| failed("truncate", &self.dir.join("log"), e))?;
+        self.file
+            .set_len(0)
+            .and_then(|()| self.file.seek(SeekFrom::Start(0)))
+            .map_err(|e| failed("truncate", &self.dir.join("log"), e))?;
         self.length = 0;
         Ok(())
     }
@@ -127,7 +144,9 @@ fn read(file: File, after: u64, load: &mut impl FnMut(Record<'_>)) -> io::Result
         if length == 0 || !text.ends_with('\n') {
             return Ok(outcome);
         }
-        let Some((revision, resource, namespace, name, json)) = parse(text.trim_end_matches('\n')) else { return Ok(outcome) };
+        let Some((revision, resource, namespace, name, json)) = parse(text.trim_end_matches('\n')) else {
+            return Ok(outcome);
+        };
         outcome.revision = outcome.revision.max(revision);
         outcome.length += length as u64;
         if revision > after {

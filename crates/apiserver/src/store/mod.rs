@@ -146,7 +146,12 @@ impl Store {
     }
 
     /// The list as it was at `revision`.
-    pub fn list_at(&self, resource: &Resource, namespace: Option<&str>, revision: u64) -> Result<Vec<Arc<Object>>, StoreError> {
+    pub fn list_at(
+        &self,
+        resource: &Resource,
+        namespace: Option<&str>,
+        revision: u64,
+    ) -> Result<Vec<Arc<Object>>, StoreError> {
         let state = self.lock();
         if revision < state.oldest {
             return Err(StoreError::Compacted { asked: revision, oldest: state.oldest });
@@ -176,7 +181,8 @@ impl Store {
             return Err(StoreError::Compacted { asked: after, oldest: state.oldest });
         }
         let start = state.history.partition_point(|c| c.revision <= after);
-        let changes = state.history.range(start..).filter(|c| resource.is_none_or(|r| *c.resource == *r)).cloned().collect();
+        let changes =
+            state.history.range(start..).filter(|c| resource.is_none_or(|r| *c.resource == *r)).cloned().collect();
         Ok((state.revision, changes))
     }
 
@@ -191,7 +197,13 @@ impl Store {
         self.commit(resource, last, expected, true)
     }
 
-    fn commit(&self, resource: &Resource, mut value: Value, expected: u64, delete: bool) -> Result<Arc<Object>, StoreError> {
+    fn commit(
+        &self,
+        resource: &Resource,
+        mut value: Value,
+        expected: u64,
+        delete: bool,
+    ) -> Result<Arc<Object>, StoreError> {
         let text = |value: &Value, field: &str| value["metadata"][field].as_str().unwrap_or_default().to_owned();
         let key = (text(&value, "namespace"), text(&value, "name"));
         let mut state = self.lock();
@@ -207,7 +219,8 @@ impl Store {
         value["metadata"]["resourceVersion"] = revision.to_string().into();
         let json = value.to_string().into_boxed_str();
         let object = Arc::new(Object { revision, namespace: key.0.clone(), name: key.1.clone(), json });
-        let record = Record { revision, resource, namespace: &key.0, name: &key.1, json: (!delete).then_some(&*object.json) };
+        let record =
+            Record { revision, resource, namespace: &key.0, name: &key.1, json: (!delete).then_some(&*object.json) };
         if let Some(log) = &mut state.log {
             log.append(&record)?;
         }
@@ -218,7 +231,13 @@ impl Store {
             objects.insert(key, object.clone());
         }
         state.revision = revision;
-        state.remember(Change { revision, resource: Arc::new(resource.clone()), old, new: object.clone(), deleted: delete });
+        state.remember(Change {
+            revision,
+            resource: Arc::new(resource.clone()),
+            old,
+            new: object.clone(),
+            deleted: delete,
+        });
         state.compact()?;
         drop(state);
         self.head.send_replace(revision);
@@ -237,7 +256,12 @@ impl State {
         match record.json {
             None => drop(objects.remove(&key)),
             Some(json) => {
-                let object = Object { revision: record.revision, namespace: key.0.clone(), name: key.1.clone(), json: json.into() };
+                let object = Object {
+                    revision: record.revision,
+                    namespace: key.0.clone(),
+                    name: key.1.clone(),
+                    json: json.into(),
+                };
                 objects.insert(key, Arc::new(object));
             }
         }

@@ -21,16 +21,22 @@ pub(super) fn evict(context: &Context, bytes: &Bytes) -> Result<Response, ApiErr
     options.dry_run |= dry_run(&values, "CreateOptions")?;
     let pod = context.present(&*context.stored()?);
     let phase = pod["status"]["phase"].as_str().unwrap_or_default();
-    let free = matches!(phase, "Succeeded" | "Failed" | "Pending") || pod["metadata"].get("deletionTimestamp").is_some();
+    let free =
+        matches!(phase, "Succeeded" | "Failed" | "Pending") || pod["metadata"].get("deletionTimestamp").is_some();
     if !free {
         spend(context, &pod, options.dry_run)?;
     }
     delete_evicted(context, &options)?;
-    Ok(json_response(201, &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})))
+    Ok(json_response(
+        201,
+        &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
+    ))
 }
 
 fn ready(pod: &Value) -> bool {
-    pod["status"]["conditions"].as_array().is_some_and(|c| c.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
+    pod["status"]["conditions"]
+        .as_array()
+        .is_some_and(|c| c.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
 }
 
 /// Takes one disruption from the pod's budget, or refuses.
@@ -43,13 +49,16 @@ fn spend(context: &Context, pod: &Value, dry_run: bool) -> Result<(), ApiError> 
             .1
             .into_iter()
             .map(|o| (o.clone(), o.value()))
-            .filter(|(_, budget)| Labels::from_object(&budget["spec"]["selector"]).is_some_and(|s| s.matches(&pod["metadata"]["labels"])))
+            .filter(|(_, budget)| {
+                Labels::from_object(&budget["spec"]["selector"]).is_some_and(|s| s.matches(&pod["metadata"]["labels"]))
+            })
             .collect();
         let (object, mut budget) = match budgets.len() {
             0 => return Ok(()),
             1 => budgets.into_iter().next().unwrap_or_else(|| unreachable!("one was counted")),
             _ => {
-                let message = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+                let message =
+                    "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
                 return Err(ApiError::internal(message)).map_err(|mut e: ApiError| {
                     e.message = message.to_owned();
                     e
@@ -71,11 +80,15 @@ fn spend(context: &Context, pod: &Value, dry_run: bool) -> Result<(), ApiError> 
             if wait {
                 details["retryAfterSeconds"] = 10.into();
             }
-            ApiError::new(429, "TooManyRequests", "Cannot evict pod as it would violate the pod's disruption budget.").with(details)
+            ApiError::new(429, "TooManyRequests", "Cannot evict pod as it would violate the pod's disruption budget.")
+                .with(details)
         };
         let observed = status["observedGeneration"].as_i64().unwrap_or(0);
         if observed < budget["metadata"]["generation"].as_i64().unwrap_or(0) {
-            return Err(too_many(format!("The disruption budget {name} is still being processed by the server."), true));
+            return Err(too_many(
+                format!("The disruption budget {name} is still being processed by the server."),
+                true,
+            ));
         }
         let allowed = number("disruptionsAllowed");
         if allowed <= 0 {

@@ -9,7 +9,10 @@ use bytes::Bytes;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::http::{Context, DeleteOptions, FieldValidation, Update, body, json_response, object_response, patch_object, put_object, read_object, update_object};
+use crate::http::{
+    Context, DeleteOptions, FieldValidation, Update, body, json_response, object_response, patch_object, put_object,
+    read_object, update_object,
+};
 use crate::ssa;
 use crate::status::ApiError;
 
@@ -31,7 +34,12 @@ pub(crate) async fn stream(context: Context, request: Request) -> Result<Respons
 }
 
 /// Answers a request for a subresource.
-pub(crate) fn answer(context: &Context, subresource: &str, method: &Method, bytes: &Bytes) -> Result<Response, ApiError> {
+pub(crate) fn answer(
+    context: &Context,
+    subresource: &str,
+    method: &Method,
+    bytes: &Bytes,
+) -> Result<Response, ApiError> {
     if context.target.name.is_none() {
         return Err(ApiError::no_resource());
     }
@@ -55,7 +63,10 @@ fn finalize(context: &Context, bytes: &Bytes) -> Result<Response, ApiError> {
     let value = body::object(context, bytes, &context.kind, FieldValidation::Ignore)?;
     if value["metadata"]["name"].as_str().unwrap_or_default() != context.name() {
         let name = value["metadata"]["name"].as_str().unwrap_or_default();
-        return Err(ApiError::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", context.name())));
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            context.name()
+        )));
     }
     let manager = ssa::Manager::of(context, "Update", "UpdateOptions")?;
     let how = Update { subresource: "finalize", dry_run, manager, once: false };
@@ -65,6 +76,7 @@ fn finalize(context: &Context, bytes: &Bytes) -> Result<Response, ApiError> {
             return Err(ApiError::stale(&context.kind, context.name()));
         }
         let mut new = old.clone();
+        new["metadata"] = value["metadata"].clone();
         match value["spec"].get("finalizers") {
             Some(finalizers) => new["spec"]["finalizers"] = finalizers.clone(),
             None => drop(new["spec"].as_object_mut().map(|s| s.remove("finalizers"))),
@@ -83,11 +95,18 @@ fn bind(context: &Context, bytes: &Bytes) -> Result<Response, ApiError> {
     let how = Update { subresource: "binding", dry_run, manager, once: false };
     update_object(context, &how, |old| {
         if old["metadata"].get("deletionTimestamp").is_some() {
-            return Err(ApiError::conflict(&context.kind, context.name(), &format!("pod {} is being deleted, cannot be assigned to a host", context.name())));
+            return Err(ApiError::conflict(
+                &context.kind,
+                context.name(),
+                &format!("pod {} is being deleted, cannot be assigned to a host", context.name()),
+            ));
         }
         if let Some(current) = old["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
             let why = format!("pod {} is already assigned to node {current:?}", context.name());
-            return Err(ApiError::conflict(&context.kind, context.name(), &why));
+            let mut error = ApiError::conflict(&context.kind, context.name(), &why);
+            error.message = error.message.replacen("pods", "pods/binding", 1);
+            error.details["kind"] = "pods/binding".into();
+            return Err(error);
         }
         let mut new = old.clone();
         new["spec"]["nodeName"] = node.clone().into();
@@ -97,7 +116,10 @@ fn bind(context: &Context, bytes: &Bytes) -> Result<Response, ApiError> {
         new["status"]["conditions"] = kept.into();
         Ok(new)
     })?;
-    Ok(json_response(201, &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})))
+    Ok(json_response(
+        201,
+        &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
+    ))
 }
 
 /// Deletes the pod that an eviction names.

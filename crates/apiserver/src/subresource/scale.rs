@@ -63,11 +63,16 @@ fn lenient(context: &Context, object: &Value) -> Result<Value, ApiError> {
 
 /// A label selector in its text form.
 fn selector_text(selector: &Value) -> Option<String> {
-    let mut parts: Vec<String> =
-        selector["matchLabels"].as_object().into_iter().flatten().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
+    let mut parts: Vec<String> = selector["matchLabels"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()))
+        .collect();
     for expression in selector["matchExpressions"].as_array().into_iter().flatten() {
         let key = expression["key"].as_str()?;
-        let mut values: Vec<&str> = expression["values"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let mut values: Vec<&str> =
+            expression["values"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         values.sort_unstable();
         parts.push(match expression["operator"].as_str()? {
             "In" => format!("{key} in ({})", values.join(",")),
@@ -136,7 +141,10 @@ fn read(bytes: &[u8]) -> Result<Value, ApiError> {
 fn change(context: &Context, old: &Value, current: &Value, wanted: &Value) -> Result<Value, ApiError> {
     let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
     if name != context.name() && !name.is_empty() {
-        return Err(ApiError::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", context.name())));
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            context.name()
+        )));
     }
     let version = wanted["metadata"]["resourceVersion"].as_str().unwrap_or_default();
     if !version.is_empty() && current["metadata"]["resourceVersion"] != version {

@@ -41,7 +41,12 @@ pub(super) fn cell(object: &Value, expression: &str, now: jiff::Timestamp) -> Va
         "label-selector" => selector_text(at(object, argument)).into(),
         "modes" => modes(at(object, argument)).into(),
         "controller" => controller(object).into(),
-        "role" => format!("{}/{}", text(object, "roleRef.kind").unwrap_or_default(), text(object, "roleRef.name").unwrap_or_default()).into(),
+        "role" => format!(
+            "{}/{}",
+            text(object, "roleRef.kind").unwrap_or_default(),
+            text(object, "roleRef.name").unwrap_or_default()
+        )
+        .into(),
         "subjects" => subjects(object, argument).into(),
         "pod" => pod::cell(object, argument, now),
         "service" => service(object, argument).into(),
@@ -116,7 +121,8 @@ fn join_labels(map: &Map<String, Value>, sign: &str) -> Vec<String> {
 /// A label selector as text; `<none>` when it is empty.
 pub(super) fn selector_text(selector: Option<&Value>) -> String {
     let Some(selector) = selector else { return "<none>".into() };
-    let mut terms: Vec<String> = selector.get("matchLabels").and_then(Value::as_object).map(|m| join_labels(m, "=")).unwrap_or_default();
+    let mut terms: Vec<String> =
+        selector.get("matchLabels").and_then(Value::as_object).map(|m| join_labels(m, "=")).unwrap_or_default();
     for expression in list(selector, "matchExpressions") {
         let key = text(expression, "key").unwrap_or_default();
         let values: Vec<&str> = list(expression, "values").iter().filter_map(Value::as_str).collect();
@@ -142,7 +148,8 @@ fn modes(value: Option<&Value>) -> String {
 }
 
 fn controller(object: &Value) -> String {
-    let owner = list(object, "metadata.ownerReferences").iter().find(|o| at(o, "controller") == Some(&Value::Bool(true)));
+    let owner =
+        list(object, "metadata.ownerReferences").iter().find(|o| at(o, "controller") == Some(&Value::Bool(true)));
     owner.map_or("<none>".into(), |owner| {
         let group = text(owner, "apiVersion").and_then(|v| v.split_once('/')).map(|(group, _)| group);
         let kind = text(owner, "kind").unwrap_or_default().to_lowercase();
@@ -153,7 +160,9 @@ fn controller(object: &Value) -> String {
 
 fn subjects(object: &Value, kind: &str) -> String {
     let name = |subject: &Value| match kind {
-        "ServiceAccount" => format!("{}/{}", text(subject, "namespace").unwrap_or_default(), text(subject, "name").unwrap_or_default()),
+        "ServiceAccount" => {
+            format!("{}/{}", text(subject, "namespace").unwrap_or_default(), text(subject, "name").unwrap_or_default())
+        }
         _ => text(subject, "name").unwrap_or_default().to_owned(),
     };
     let entries = list(object, "subjects").iter().filter(|s| text(s, "kind") == Some(kind));
@@ -179,7 +188,8 @@ fn service(object: &Value, what: &str) -> String {
             "ExternalName" => text(object, "spec.externalName").unwrap_or_default().to_owned(),
             "LoadBalancer" => {
                 let ingress = list(object, "status.loadBalancer.ingress");
-                let mut all: Vec<&str> = ingress.iter().filter_map(|i| text(i, "ip").or_else(|| text(i, "hostname"))).collect();
+                let mut all: Vec<&str> =
+                    ingress.iter().filter_map(|i| text(i, "ip").or_else(|| text(i, "hostname"))).collect();
                 all.extend(addresses());
                 if all.is_empty() { "<pending>".into() } else { all.join(",") }
             }
@@ -223,7 +233,9 @@ fn job(object: &Value, what: &str, now: jiff::Timestamp) -> Value {
             }
         }
         _ => {
-            let seconds = |path: &str| text(object, path).and_then(|t| t.parse::<jiff::Timestamp>().ok()).map(jiff::Timestamp::as_second);
+            let seconds = |path: &str| {
+                text(object, path).and_then(|t| t.parse::<jiff::Timestamp>().ok()).map(jiff::Timestamp::as_second)
+            };
             let end = seconds("status.completionTime").unwrap_or(now.as_second());
             seconds("status.startTime").map_or(String::new(), |start| duration(end - start)).into()
         }
@@ -231,7 +243,8 @@ fn job(object: &Value, what: &str, now: jiff::Timestamp) -> Value {
 }
 
 fn event(object: &Value, what: &str, now: jiff::Timestamp) -> Value {
-    let first = |paths: &[&str]| paths.iter().find_map(|p| text(object, p).filter(|t| !t.is_empty())).map(str::to_owned);
+    let first =
+        |paths: &[&str]| paths.iter().find_map(|p| text(object, p).filter(|t| !t.is_empty())).map(str::to_owned);
     let number = |paths: &[&str]| paths.iter().find_map(|p| at(object, p).and_then(Value::as_i64));
     let about = at(object, "involvedObject").or_else(|| at(object, "regarding")).cloned().unwrap_or_default();
     match what {
@@ -246,9 +259,15 @@ fn event(object: &Value, what: &str, now: jiff::Timestamp) -> Value {
         "count" => number(&["series.count", "count", "deprecatedCount"]).unwrap_or(1).into(),
         "message" => first(&["message", "note"]).unwrap_or_default().trim().to_owned().into(),
         "subobject" => text(&about, "fieldPath").unwrap_or_default().into(),
-        "object" => format!("{}/{}", text(&about, "kind").unwrap_or_default().to_lowercase(), text(&about, "name").unwrap_or_default()).into(),
+        "object" => format!(
+            "{}/{}",
+            text(&about, "kind").unwrap_or_default().to_lowercase(),
+            text(&about, "name").unwrap_or_default()
+        )
+        .into(),
         _ => {
-            let component = first(&["source.component", "deprecatedSource.component", "reportingComponent", "reportingController"]);
+            let component =
+                first(&["source.component", "deprecatedSource.component", "reportingComponent", "reportingController"]);
             let host = first(&["source.host", "deprecatedSource.host", "reportingInstance"]);
             let parts: Vec<String> = [component, host].into_iter().flatten().collect();
             parts.join(", ").into()
@@ -262,7 +281,8 @@ fn slice(object: &Value, what: &str) -> String {
         let name = |p: &Value| at(p, "port").and_then(Value::as_i64).map_or("*".into(), |n| n.to_string());
         (ports.iter().take(3).map(name).collect(), ports.len().saturating_sub(3))
     } else {
-        let all: Vec<&str> = list(object, "endpoints").iter().flat_map(|e| list(e, "addresses")).filter_map(Value::as_str).collect();
+        let all: Vec<&str> =
+            list(object, "endpoints").iter().flat_map(|e| list(e, "addresses")).filter_map(Value::as_str).collect();
         (all.iter().take(3).map(ToString::to_string).collect(), all.len().saturating_sub(3))
     };
     match (entries.is_empty(), more) {
@@ -276,7 +296,11 @@ fn endpoints(object: &Value) -> String {
     let mut all = Vec::new();
     for subset in list(object, "subsets") {
         for address in list(subset, "addresses").iter().filter_map(|a| text(a, "ip")) {
-            let ports: Vec<String> = list(subset, "ports").iter().filter_map(|p| at(p, "port")?.as_i64()).map(|p| format!("{address}:{p}")).collect();
+            let ports: Vec<String> = list(subset, "ports")
+                .iter()
+                .filter_map(|p| at(p, "port")?.as_i64())
+                .map(|p| format!("{address}:{p}"))
+                .collect();
             all.extend(if ports.is_empty() { vec![address.to_owned()] } else { ports });
         }
     }
@@ -305,14 +329,16 @@ fn node(object: &Value, what: &str) -> String {
             let labels = at(object, "metadata.labels").and_then(Value::as_object).cloned().unwrap_or_default();
             let role = |(key, value): (&String, &Value)| {
                 let own = key.strip_prefix("node-role.kubernetes.io/").map(str::to_owned);
-                own.or_else(|| (key == "kubernetes.io/role").then(|| value.as_str().unwrap_or_default().to_owned())).filter(|r| !r.is_empty())
+                own.or_else(|| (key == "kubernetes.io/role").then(|| value.as_str().unwrap_or_default().to_owned()))
+                    .filter(|r| !r.is_empty())
             };
             let mut roles: Vec<String> = labels.iter().filter_map(role).collect();
             roles.sort();
             if roles.is_empty() { "<none>".into() } else { roles.join(",") }
         }
         "kernel" => {
-            let version = text(object, "status.nodeInfo.kernelVersion").filter(|v| !v.is_empty()).unwrap_or("<unknown>");
+            let version =
+                text(object, "status.nodeInfo.kernelVersion").filter(|v| !v.is_empty()).unwrap_or("<unknown>");
             match text(object, "status.nodeInfo.architecture").filter(|a| !a.is_empty()) {
                 Some(architecture) => format!("{version} ({architecture})"),
                 None => version.to_owned(),
@@ -327,9 +353,18 @@ fn node(object: &Value, what: &str) -> String {
 
 fn quota(object: &Value, what: &str) -> String {
     let hard = at(object, "status.hard").and_then(Value::as_object).cloned().unwrap_or_default();
-    let used = |name: &str| object.pointer(&format!("/status/used/{}", name.replace('/', "~1"))).and_then(Value::as_str).unwrap_or("0").to_owned();
+    let used = |name: &str| {
+        object
+            .pointer(&format!("/status/used/{}", name.replace('/', "~1")))
+            .and_then(Value::as_str)
+            .unwrap_or("0")
+            .to_owned()
+    };
     let entries = hard.iter().filter(|(name, _)| name.starts_with("limits") == (what == "limits"));
-    entries.map(|(name, limit)| format!("{name}: {}/{}", used(name), limit.as_str().unwrap_or_default())).collect::<Vec<_>>().join(", ")
+    entries
+        .map(|(name, limit)| format!("{name}: {}/{}", used(name), limit.as_str().unwrap_or_default()))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn ingress(object: &Value, what: &str) -> String {

@@ -121,7 +121,12 @@ mod tests {
     #[test]
     fn paths() {
         let object = json!({"a": {"b.c/d": 1}, "l": [{"type": "X", "v": 1}, {"type": "Ready", "v": 2}]});
-        for (path, wanted) in [(".a.b\\.c/d", json!(1)), (".l[?(@.type==\"Ready\")].v", json!(2)), (".l[0].v", json!(1)), (".l[*].type", json!("X"))] {
+        for (path, wanted) in [
+            (".a.b\\.c/d", json!(1)),
+            (".l[?(@.type==\"Ready\")].v", json!(2)),
+            (".l[0].v", json!(1)),
+            (".l[*].type", json!("X")),
+        ] {
             assert_eq!(find(&object, path).first().copied(), Some(&wanted), "{path}");
         }
     }

@@ -20,8 +20,9 @@ pub const AGE: &str = "@meta.v1.ObjectMeta.creationTimestamp";
 /// A column of a built-in kind: name, type, format, priority, description, expression.
 type Column = (String, String, String, i64, String, String);
 
-static TABLES: LazyLock<BTreeMap<String, Vec<Column>>> =
-    LazyLock::new(|| serde_json::from_str(include_str!("../../data/tables.json")).expect("data/tables.json is checked by a test"));
+static TABLES: LazyLock<BTreeMap<String, Vec<Column>>> = LazyLock::new(|| {
+    serde_json::from_str(include_str!("../../data/tables.json")).expect("data/tables.json is checked by a test")
+});
 
 /// `columnDefinitions` of a kind.
 pub fn columns(kind: &Kind) -> Value {
@@ -98,7 +99,15 @@ pub fn row(kind: &Kind, object: &Value, include: &str, meta_version: &str, now: 
 
 /// A whole table. `metadata` is the list's, or that of the single object's version; columns are
 /// left out of all events of a watch but the first.
-pub fn render(kind: &Kind, objects: &[Value], metadata: Value, include: &str, meta_version: &str, with_columns: bool, now: jiff::Timestamp) -> Value {
+pub fn render(
+    kind: &Kind,
+    objects: &[Value],
+    metadata: Value,
+    include: &str,
+    meta_version: &str,
+    with_columns: bool,
+    now: jiff::Timestamp,
+) -> Value {
     json!({
         "kind": "Table",
         "apiVersion": format!("meta.k8s.io/{meta_version}"),
@@ -144,7 +153,15 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (seconds, text) in [(0, "0s"), (119, "119s"), (150, "2m30s"), (700, "11m"), (11_000, "3h3m"), (90_000, "25h"), (200_000, "2d7h")] {
+        for (seconds, text) in [
+            (0, "0s"),
+            (119, "119s"),
+            (150, "2m30s"),
+            (700, "11m"),
+            (11_000, "3h3m"),
+            (90_000, "25h"),
+            (200_000, "2d7h"),
+        ] {
             assert_eq!(duration(seconds), text);
         }
     }

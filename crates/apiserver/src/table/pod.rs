@@ -15,7 +15,9 @@ pub(super) fn cell(pod: &Value, what: &str, now: jiff::Timestamp) -> Value {
             let gates = list(pod, "spec.readinessGates");
             let is_true = |gate: &&Value| {
                 let conditions = list(pod, "status.conditions");
-                conditions.iter().any(|c| text(c, "type") == text(gate, "conditionType") && text(c, "status") == Some("True"))
+                conditions
+                    .iter()
+                    .any(|c| text(c, "type") == text(gate, "conditionType") && text(c, "status") == Some("True"))
             };
             let ready = gates.iter().filter(is_true).count();
             if gates.is_empty() { "<none>".into() } else { format!("{ready}/{}", gates.len()).into() }
@@ -57,16 +59,25 @@ impl Restarts {
 
 impl State {
     fn of(pod: &Value, now: jiff::Timestamp) -> Self {
-        let reason = |status: &Value, state: &str| text(status, &format!("state.{state}.reason")).unwrap_or_default().to_owned();
-        let mut shown = text(pod, "status.reason").filter(|r| !r.is_empty()).or_else(|| text(pod, "status.phase")).unwrap_or_default().to_owned();
+        let reason =
+            |status: &Value, state: &str| text(status, &format!("state.{state}.reason")).unwrap_or_default().to_owned();
+        let mut shown = text(pod, "status.reason")
+            .filter(|r| !r.is_empty())
+            .or_else(|| text(pod, "status.phase"))
+            .unwrap_or_default()
+            .to_owned();
         let gated = list(pod, "status.conditions").iter().any(|c| {
-            text(c, "type") == Some("PodScheduled") && text(c, "status") == Some("False") && text(c, "reason") == Some("SchedulingGated")
+            text(c, "type") == Some("PodScheduled")
+                && text(c, "status") == Some("False")
+                && text(c, "reason") == Some("SchedulingGated")
         });
         if gated {
             shown = "SchedulingGated".into();
         }
         let inits = list(pod, "spec.initContainers");
-        let sidecar = |name: Option<&str>| inits.iter().any(|c| text(c, "name") == name && text(c, "restartPolicy") == Some("Always"));
+        let sidecar = |name: Option<&str>| {
+            inits.iter().any(|c| text(c, "name") == name && text(c, "restartPolicy") == Some("Always"))
+        };
         let mut total = list(pod, "spec.containers").len();
         total += inits.iter().filter(|c| text(c, "restartPolicy") == Some("Always")).count();
 
@@ -102,7 +113,9 @@ impl State {
             initializing = true;
             break;
         }
-        let initialized = list(pod, "status.conditions").iter().any(|c| text(c, "type") == Some("Initialized") && text(c, "status") == Some("True"));
+        let initialized = list(pod, "status.conditions")
+            .iter()
+            .any(|c| text(c, "type") == Some("Initialized") && text(c, "status") == Some("True"));
         if !initializing || initialized {
             restarts = sidecars;
             let mut has_running = false;
@@ -121,7 +134,9 @@ impl State {
                 }
             }
             if shown == "Completed" && has_running {
-                let is_ready = list(pod, "status.conditions").iter().any(|c| text(c, "type") == Some("Ready") && text(c, "status") == Some("True"));
+                let is_ready = list(pod, "status.conditions")
+                    .iter()
+                    .any(|c| text(c, "type") == Some("Ready") && text(c, "status") == Some("True"));
                 shown = if is_ready { "Running" } else { "NotReady" }.into();
             }
         }
@@ -133,7 +148,8 @@ impl State {
                 shown = "Terminating".into();
             }
         }
-        let ago = restarts.last.as_deref().filter(|_| restarts.count > 0).map(|t| format!(" ({} ago)", age(Some(t), now)));
+        let ago =
+            restarts.last.as_deref().filter(|_| restarts.count > 0).map(|t| format!(" ({} ago)", age(Some(t), now)));
         Self { ready, total, reason: shown, restarts: format!("{}{}", restarts.count, ago.unwrap_or_default()) }
     }
 }

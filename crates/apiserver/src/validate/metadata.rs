@@ -71,14 +71,24 @@ fn owners(metadata: &Value, errors: &mut Vec<FieldError>) {
         if text("kind") == "Event" && matches!(text("apiVersion"), "v1" | "events.k8s.io/v1") {
             let (group, version) = text("apiVersion").split_once('/').unwrap_or(("", text("apiVersion")));
             let detail = format!("{group}/{version}, Kind=Event is disallowed from being an owner");
-            errors.push(FieldError { reason: "FieldValueInvalid", field: at.into(), message: format!("Invalid value: {}: {detail}", ordered(owner)) });
+            errors.push(FieldError {
+                reason: "FieldValueInvalid",
+                field: at.into(),
+                message: format!("Invalid value: {}: {detail}", ordered(owner)),
+            });
         }
         if owner.get("controller") == Some(&Value::Bool(true)) {
             let this = format!("{}/{}", text("kind"), text("name"));
             if let Some(other) = &controller {
                 let all: Vec<String> = list.iter().map(ordered).collect();
-                let detail = format!("Only one reference can have Controller set to true. Found \"true\" in references for {other} and {this}");
-                errors.push(FieldError { reason: "FieldValueInvalid", field: at.into(), message: format!("Invalid value: [{}]: {detail}", all.join(",")) });
+                let detail = format!(
+                    "Only one reference can have Controller set to true. Found \"true\" in references for {other} and {this}"
+                );
+                errors.push(FieldError {
+                    reason: "FieldValueInvalid",
+                    field: at.into(),
+                    message: format!("Invalid value: [{}]: {detail}", all.join(",")),
+                });
             }
             controller = Some(this);
         }
@@ -118,7 +128,10 @@ fn finalizers(metadata: &Value, old: Option<&Value>, errors: &mut Vec<FieldError
     let before = old.map(|old| list(&old["metadata"])).unwrap_or_default();
     let added: Vec<String> = new.iter().filter(|f| deleting && !before.contains(f)).map(|f| format!("{f:?}")).collect();
     if !added.is_empty() {
-        let detail = format!("no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}", added.join(", "));
+        let detail = format!(
+            "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+            added.join(", ")
+        );
         errors.push(FieldError::forbidden("metadata.finalizers", &detail));
     }
 }

@@ -23,12 +23,20 @@ pub struct FieldError {
 impl FieldError {
     /// `Required value`, with a detail where there is one.
     pub fn required(field: impl Into<String>, detail: &str) -> Self {
-        Self { reason: "FieldValueRequired", field: field.into(), message: with_detail("Required value".into(), detail) }
+        Self {
+            reason: "FieldValueRequired",
+            field: field.into(),
+            message: with_detail("Required value".into(), detail),
+        }
     }
 
     /// `Invalid value: ...`.
     pub fn invalid(field: impl Into<String>, value: &Value, detail: &str) -> Self {
-        Self { reason: "FieldValueInvalid", field: field.into(), message: with_detail(format!("Invalid value: {}", show(value)), detail) }
+        Self {
+            reason: "FieldValueInvalid",
+            field: field.into(),
+            message: with_detail(format!("Invalid value: {}", show(value)), detail),
+        }
     }
 
     /// `Invalid value`, of a wrong type.
@@ -38,7 +46,11 @@ impl FieldError {
 
     /// `Duplicate value: ...`.
     pub fn duplicate(field: impl Into<String>, value: &Value) -> Self {
-        Self { reason: "FieldValueDuplicate", field: field.into(), message: format!("Duplicate value: {}", show(value)) }
+        Self {
+            reason: "FieldValueDuplicate",
+            field: field.into(),
+            message: format!("Duplicate value: {}", show(value)),
+        }
     }
 
     /// `Forbidden: ...`.
@@ -64,13 +76,21 @@ impl FieldError {
 
     /// `Too long: ...`.
     pub fn too_long(field: impl Into<String>, max: u64) -> Self {
-        Self { reason: "FieldValueTooLong", field: field.into(), message: format!("Too long: may not be more than {max} bytes") }
+        Self {
+            reason: "FieldValueTooLong",
+            field: field.into(),
+            message: format!("Too long: may not be more than {max} bytes"),
+        }
     }
 
     /// `Too many: ...`.
     pub fn too_many(field: impl Into<String>, actual: u64, max: u64) -> Self {
         let items = if max == 1 { "item" } else { "items" };
-        Self { reason: "FieldValueTooMany", field: field.into(), message: format!("Too many: {actual}: must have at most {max} {items}") }
+        Self {
+            reason: "FieldValueTooMany",
+            field: field.into(),
+            message: format!("Too many: {actual}: must have at most {max} {items}"),
+        }
     }
 }
 

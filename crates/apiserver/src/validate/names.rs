@@ -9,7 +9,8 @@ use super::FieldError;
 
 macro_rules! pattern {
     ($name:ident, $text:literal) => {
-        static $name: LazyLock<Regex> = LazyLock::new(|| Regex::new(concat!("^(?:", $text, ")$")).expect("the pattern is a constant"));
+        static $name: LazyLock<Regex> =
+            LazyLock::new(|| Regex::new(concat!("^(?:", $text, ")$")).expect("the pattern is a constant"));
     };
 }
 

@@ -42,7 +42,11 @@ pub fn config_map(map: &Value, old: Option<&Value>, _: Operation) -> Vec<FieldEr
             errors.push(FieldError::invalid(format!("data[{key}]"), &key.as_str().into(), &detail));
         }
         if binary.is_some_and(|b| b.contains_key(key)) {
-            errors.push(FieldError::invalid(format!("data[{key}]"), &key.as_str().into(), "duplicate of key present in binaryData"));
+            errors.push(FieldError::invalid(
+                format!("data[{key}]"),
+                &key.as_str().into(),
+                "duplicate of key present in binaryData",
+            ));
         }
     }
     keys(map, "binaryData", &mut errors);
@@ -72,7 +76,11 @@ pub fn secret(secret: &Value, old: Option<&Value>, _: Operation) -> Vec<FieldErr
             let data = secret.pointer("/data/.dockerconfigjson").and_then(Value::as_str).unwrap_or_default();
             let bytes = base64::engine::general_purpose::STANDARD.decode(data).unwrap_or_default();
             if let Err(error) = crate::http::parse_json(&bytes) {
-                errors.push(FieldError::invalid("data[.dockerconfigjson]", &"<secret contents redacted>".into(), &error));
+                errors.push(FieldError::invalid(
+                    "data[.dockerconfigjson]",
+                    &"<secret contents redacted>".into(),
+                    &error,
+                ));
             }
         }
         _ => {}
@@ -101,7 +109,11 @@ pub fn claim(claim: &Value, old: Option<&Value>, operation: Operation) -> Vec<Fi
     match size(claim) {
         None => errors.push(FieldError::required("spec.resources[storage]", "")),
         Some(amount) if amount <= Quantity::ZERO => {
-            errors.push(FieldError::invalid("spec.resources[storage]", &text(claim, "/spec/resources/requests/storage").into(), "must be greater than zero"));
+            errors.push(FieldError::invalid(
+                "spec.resources[storage]",
+                &text(claim, "/spec/resources/requests/storage").into(),
+                "must be greater than zero",
+            ));
         }
         Some(_) => {}
     }
@@ -125,7 +137,10 @@ pub fn claim(claim: &Value, old: Option<&Value>, operation: Operation) -> Vec<Fi
             errors.push(FieldError::forbidden("spec", detail));
         }
         if bound && size(claim) < size(old) {
-            errors.push(FieldError::forbidden("spec.resources.requests.storage", "field can not be less than status.capacity"));
+            errors.push(FieldError::forbidden(
+                "spec.resources.requests.storage",
+                "field can not be less than status.capacity",
+            ));
         }
     }
     errors
@@ -144,7 +159,14 @@ pub fn volume(volume: &Value, _old: Option<&Value>, operation: Operation) -> Vec
         errors.push(FieldError::required("spec.capacity", ""));
     }
     let plain = [
-        "accessModes", "capacity", "claimRef", "mountOptions", "nodeAffinity", "persistentVolumeReclaimPolicy", "storageClassName", "volumeMode",
+        "accessModes",
+        "capacity",
+        "claimRef",
+        "mountOptions",
+        "nodeAffinity",
+        "persistentVolumeReclaimPolicy",
+        "storageClassName",
+        "volumeMode",
         "volumeAttributesClassName",
     ];
     if !volume["spec"].as_object().is_some_and(|s| s.keys().any(|k| !plain.contains(&k.as_str()))) {
@@ -165,7 +187,11 @@ pub fn network_policy(policy: &Value, _old: Option<&Value>, _: Operation) -> Vec
                 }
                 let cidr = text(peer, "/ipBlock/cidr");
                 if peer.get("ipBlock").is_some() && !is_cidr(cidr) {
-                    errors.push(FieldError::invalid(format!("{at}.ipBlock.cidr"), &cidr.into(), "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"));
+                    errors.push(FieldError::invalid(
+                        format!("{at}.ipBlock.cidr"),
+                        &cidr.into(),
+                        "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+                    ));
                 }
             }
         }
@@ -199,15 +225,25 @@ pub fn role(role: &Value, _old: Option<&Value>, _: Operation) -> Vec<FieldError>
         if !empty("nonResourceURLs") {
             if namespaced {
                 let urls = Value::Array(list(rule, "/nonResourceURLs").to_vec());
-                errors.push(FieldError::invalid(format!("{at}.nonResourceURLs"), &urls, "namespaced rules cannot apply to non-resource URLs"));
+                errors.push(FieldError::invalid(
+                    format!("{at}.nonResourceURLs"),
+                    &urls,
+                    "namespaced rules cannot apply to non-resource URLs",
+                ));
             }
             continue;
         }
         if empty("apiGroups") {
-            errors.push(FieldError::required(format!("{at}.apiGroups"), "resource rules must supply at least one api group"));
+            errors.push(FieldError::required(
+                format!("{at}.apiGroups"),
+                "resource rules must supply at least one api group",
+            ));
         }
         if empty("resources") {
-            errors.push(FieldError::required(format!("{at}.resources"), "resource rules must supply at least one resource"));
+            errors.push(FieldError::required(
+                format!("{at}.resources"),
+                "resource rules must supply at least one resource",
+            ));
         }
     }
     errors
@@ -216,7 +252,8 @@ pub fn role(role: &Value, _old: Option<&Value>, _: Operation) -> Vec<FieldError>
 /// Judges a RoleBinding or ClusterRoleBinding.
 pub fn role_binding(binding: &Value, old: Option<&Value>, _: Operation) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let kinds: &[&str] = if text(binding, "/kind") == "RoleBinding" { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
+    let kinds: &[&str] =
+        if text(binding, "/kind") == "RoleBinding" { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
     let kind = text(binding, "/roleRef/kind");
     if !kinds.contains(&kind) {
         errors.push(FieldError::not_supported("roleRef.kind", &kind.into(), kinds));
@@ -231,15 +268,24 @@ pub fn role_binding(binding: &Value, old: Option<&Value>, _: Operation) -> Vec<F
             errors.push(FieldError::required(format!("{at}.name"), ""));
         }
         if !["ServiceAccount", "User", "Group"].contains(&kind) {
-            errors.push(FieldError::not_supported(format!("{at}.kind"), &kind.into(), &["ServiceAccount", "User", "Group"]));
+            errors.push(FieldError::not_supported(
+                format!("{at}.kind"),
+                &kind.into(),
+                &["ServiceAccount", "User", "Group"],
+            ));
         }
-        if kind == "ServiceAccount" && text(subject, "/namespace").is_empty() && text(binding, "/kind") == "ClusterRoleBinding" {
+        if kind == "ServiceAccount"
+            && text(subject, "/namespace").is_empty()
+            && text(binding, "/kind") == "ClusterRoleBinding"
+        {
             errors.push(FieldError::required(format!("{at}.namespace"), ""));
         }
     }
     if old.is_some_and(|old| old.get("roleRef") != binding.get("roleRef")) {
         let (group, kind, name) = (text(binding, "/roleRef/apiGroup"), kind, text(binding, "/roleRef/name"));
-        let message = format!("Invalid value: {{\"APIGroup\":{group:?},\"Kind\":{kind:?},\"Name\":{name:?}}}: cannot change roleRef");
+        let message = format!(
+            "Invalid value: {{\"APIGroup\":{group:?},\"Kind\":{kind:?},\"Name\":{name:?}}}: cannot change roleRef"
+        );
         errors.push(FieldError { reason: "FieldValueInvalid", field: "roleRef".into(), message });
     }
     errors
@@ -270,7 +316,8 @@ pub fn endpoint_slice(slice: &Value, old: Option<&Value>, _: Operation) -> Vec<F
     for (index, endpoint) in list(slice, "/endpoints").iter().enumerate() {
         let addresses = list(endpoint, "/addresses");
         if addresses.is_empty() {
-            errors.push(FieldError::required(format!("endpoints[{index}].addresses"), "must contain at least 1 address"));
+            errors
+                .push(FieldError::required(format!("endpoints[{index}].addresses"), "must contain at least 1 address"));
         }
         for (number, address) in addresses.iter().enumerate() {
             let parsed = address.as_str().unwrap_or_default().parse::<IpAddr>();
@@ -351,7 +398,17 @@ fn controller(event: &Value, field: &str, errors: &mut Vec<FieldError>) {
 pub fn new_event(event: &Value, old: Option<&Value>, _: Operation) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if let Some(old) = old {
-        for (field, shown) in [("reason", "reason"), ("action", "action"), ("regarding", "involvedObject"), ("note", "message"), ("type", "type"), ("eventTime", "eventTime"), ("reportingController", "reportingController"), ("reportingInstance", "reportingInstance"), ("related", "related")] {
+        for (field, shown) in [
+            ("reason", "reason"),
+            ("action", "action"),
+            ("regarding", "involvedObject"),
+            ("note", "message"),
+            ("type", "type"),
+            ("eventTime", "eventTime"),
+            ("reportingController", "reportingController"),
+            ("reportingInstance", "reportingInstance"),
+            ("related", "related"),
+        ] {
             if event.get(field) != old.get(field) {
                 errors.push(FieldError::invalid(shown, &event[field], "field is immutable"));
             }
@@ -371,7 +428,11 @@ pub fn new_event(event: &Value, old: Option<&Value>, _: Operation) -> Vec<FieldE
     if !["Normal", "Warning"].contains(&text(event, "/type")) {
         errors.push(FieldError::invalid("type", &"".into(), &format!("has invalid value: {}", text(event, "/type"))));
     }
-    for (field, shown) in [("deprecatedCount", "count"), ("deprecatedFirstTimestamp", "firstTimestamp"), ("deprecatedLastTimestamp", "lastTimestamp")] {
+    for (field, shown) in [
+        ("deprecatedCount", "count"),
+        ("deprecatedFirstTimestamp", "firstTimestamp"),
+        ("deprecatedLastTimestamp", "lastTimestamp"),
+    ] {
         if event.get(field).is_some_and(|v| !v.is_null()) {
             errors.push(FieldError::invalid(shown, &"".into(), "needs to be unset"));
         }

@@ -27,19 +27,28 @@ pub fn pod(pod: &Value, old: Option<&Value>, operation: Operation) -> Vec<FieldE
 fn update(pod: &Value, old: &Value, errors: &mut Vec<FieldError>) {
     for key in ["containers", "initContainers"] {
         if list(pod, &format!("/spec/{key}")).len() != list(old, &format!("/spec/{key}")).len() {
-            errors.push(FieldError::forbidden(format!("spec.{key}"), &format!("pod updates may not add or remove {}", if key == "containers" { "containers" } else { "initContainers" })));
+            errors.push(FieldError::forbidden(
+                format!("spec.{key}"),
+                &format!(
+                    "pod updates may not add or remove {}",
+                    if key == "containers" { "containers" } else { "initContainers" }
+                ),
+            ));
             return;
         }
     }
     let mut comparable = pod["spec"].clone();
     for key in ["containers", "initContainers"] {
         let images = list(old, &format!("/spec/{key}")).to_vec();
-        for (container, before) in comparable.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten().zip(images) {
+        for (container, before) in
+            comparable.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten().zip(images)
+        {
             container["image"] = before["image"].clone();
         }
     }
     for key in ["activeDeadlineSeconds", "terminationGracePeriodSeconds"] {
-        let allowed = key == "activeDeadlineSeconds" || old.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|s| s < 0);
+        let allowed = key == "activeDeadlineSeconds"
+            || old.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|s| s < 0);
         if allowed {
             put(&mut comparable, key, old["spec"].get(key));
         }
@@ -115,7 +124,11 @@ pub fn spec(spec: &Value, at: &str, policies: &[&str], errors: &mut Vec<FieldErr
         errors.push(FieldError::not_supported(format!("{at}.dnsPolicy"), &dns.into(), &known));
     }
     if let Some(seconds) = spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64).filter(|s| *s < 0) {
-        errors.push(FieldError::invalid(format!("{at}.terminationGracePeriodSeconds"), &seconds.into(), "must be greater than or equal to 0"));
+        errors.push(FieldError::invalid(
+            format!("{at}.terminationGracePeriodSeconds"),
+            &seconds.into(),
+            "must be greater than or equal to 0",
+        ));
     }
     tolerations(spec, at, errors);
     names::labels(spec.get("nodeSelector"), &format!("{at}.nodeSelector"), errors);
@@ -143,12 +156,18 @@ fn volumes(spec: &Value, at: &str, errors: &mut Vec<FieldError>) -> BTreeSet<Str
         } else if !names.insert(name.to_owned()) {
             errors.push(FieldError::duplicate(format!("{at}.name"), &name.into()));
         }
-        let sources: Vec<&String> = volume.as_object().into_iter().flatten().map(|(k, _)| k).filter(|k| *k != "name").collect();
+        let sources: Vec<&String> =
+            volume.as_object().into_iter().flatten().map(|(k, _)| k).filter(|k| *k != "name").collect();
         // The order in which Kubernetes looks at the sources decides which is the second.
         for extra in sources.iter().skip(1) {
             errors.push(FieldError::forbidden(format!("{at}.{extra}"), "may not specify more than 1 volume type"));
         }
-        let required = [("/persistentVolumeClaim", "claimName"), ("/hostPath", "path"), ("/configMap", "name"), ("/secret", "secretName")];
+        let required = [
+            ("/persistentVolumeClaim", "claimName"),
+            ("/hostPath", "path"),
+            ("/configMap", "name"),
+            ("/secret", "secretName"),
+        ];
         for (pointer, key) in required {
             if volume.pointer(pointer).is_some_and(|source| text(source, &format!("/{key}")).is_empty()) {
                 errors.push(FieldError::required(format!("{at}{}.{key}", pointer.replace('/', ".")), ""));
@@ -161,7 +180,8 @@ fn volumes(spec: &Value, at: &str, errors: &mut Vec<FieldError>) -> BTreeSet<Str
 fn tolerations(spec: &Value, at: &str, errors: &mut Vec<FieldError>) {
     for (index, toleration) in list(spec, "/tolerations").iter().enumerate() {
         let at = format!("{at}.tolerations[{index}]");
-        let (key, operator, value) = (text(toleration, "/key"), text(toleration, "/operator"), text(toleration, "/value"));
+        let (key, operator, value) =
+            (text(toleration, "/key"), text(toleration, "/operator"), text(toleration, "/value"));
         if let Some(detail) = names::qualified(key).filter(|_| !key.is_empty()) {
             errors.push(FieldError::invalid(format!("{at}.key"), &key.into(), &detail));
         }
@@ -172,10 +192,16 @@ fn tolerations(spec: &Value, at: &str, errors: &mut Vec<FieldError>) {
         match operator {
             "" | "Equal" | "Lt" | "Gt" => {}
             "Exists" if !value.is_empty() => {
-                errors.push(FieldError::invalid(format!("{at}.operator"), &value.into(), "value must be empty when `operator` is 'Exists'"));
+                errors.push(FieldError::invalid(
+                    format!("{at}.operator"),
+                    &value.into(),
+                    "value must be empty when `operator` is 'Exists'",
+                ));
             }
             "Exists" => {}
-            other => errors.push(FieldError::not_supported(format!("{at}.operator"), &other.into(), &["Equal", "Exists"])),
+            other => {
+                errors.push(FieldError::not_supported(format!("{at}.operator"), &other.into(), &["Equal", "Exists"]))
+            }
         }
         let effect = text(toleration, "/effect");
         let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
@@ -196,7 +222,11 @@ fn container(container: &Value, at: &str, volumes: &BTreeSet<String>, errors: &m
     if image.is_empty() {
         errors.push(FieldError::required(format!("{at}.image"), ""));
     } else if image.trim() != image {
-        errors.push(FieldError::invalid(format!("{at}.image"), &image.into(), "must not have leading or trailing whitespace"));
+        errors.push(FieldError::invalid(
+            format!("{at}.image"),
+            &image.into(),
+            "must not have leading or trailing whitespace",
+        ));
     }
     for key in ["livenessProbe", "readinessProbe", "startupProbe"] {
         if let Some(probe) = container.get(key) {
@@ -229,8 +259,14 @@ fn container(container: &Value, at: &str, volumes: &BTreeSet<String>, errors: &m
         errors.push(FieldError::not_supported(format!("{at}.imagePullPolicy"), &policy.into(), &policies));
     }
     resources(container, at, errors);
-    if flag(container, "/securityContext/privileged") && container.pointer("/securityContext/allowPrivilegeEscalation") == Some(&Value::Bool(false)) {
-        errors.push(FieldError::invalid(format!("{at}.securityContext"), &container["securityContext"], "cannot set `allowPrivilegeEscalation` to false and `privileged` to true"));
+    if flag(container, "/securityContext/privileged")
+        && container.pointer("/securityContext/allowPrivilegeEscalation") == Some(&Value::Bool(false))
+    {
+        errors.push(FieldError::invalid(
+            format!("{at}.securityContext"),
+            &container["securityContext"],
+            "cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
+        ));
     }
 }
 
@@ -307,19 +343,36 @@ fn environment(container: &Value, at: &str, errors: &mut Vec<FieldError>) {
         if name.is_empty() {
             errors.push(FieldError::required(format!("{at}.name"), ""));
         } else if name.contains('=') || !name.chars().all(|c| (' '..='~').contains(&c)) {
-            let detail = "a valid environment variable name must consist only of printable ASCII characters other than '='";
+            let detail =
+                "a valid environment variable name must consist only of printable ASCII characters other than '='";
             errors.push(FieldError::invalid(format!("{at}.name"), &name.into(), detail));
         }
         let Some(from) = variable.get("valueFrom") else { continue };
         if !text(variable, "/value").is_empty() {
-            errors.push(FieldError::invalid(format!("{at}.valueFrom"), &"".into(), "may not be specified when `value` is not empty"));
+            errors.push(FieldError::invalid(
+                format!("{at}.valueFrom"),
+                &"".into(),
+                "may not be specified when `value` is not empty",
+            ));
         }
         if let Some(path) = from.pointer("/fieldRef/fieldPath").and_then(Value::as_str) {
             let known = [
-                "metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "spec.serviceAccountName", "status.hostIP", "status.hostIPs",
-                "status.podIP", "status.podIPs", "metadata.labels", "metadata.annotations",
+                "metadata.name",
+                "metadata.namespace",
+                "metadata.uid",
+                "spec.nodeName",
+                "spec.serviceAccountName",
+                "status.hostIP",
+                "status.hostIPs",
+                "status.podIP",
+                "status.podIPs",
+                "metadata.labels",
+                "metadata.annotations",
             ];
-            if !known.contains(&path) && !path.starts_with("metadata.labels[") && !path.starts_with("metadata.annotations[") {
+            if !known.contains(&path)
+                && !path.starts_with("metadata.labels[")
+                && !path.starts_with("metadata.annotations[")
+            {
                 let detail = format!("error converting fieldPath: field label not supported: {path}");
                 errors.push(FieldError::invalid(format!("{at}.valueFrom.fieldRef.fieldPath"), &path.into(), &detail));
             }
@@ -328,26 +381,40 @@ fn environment(container: &Value, at: &str, errors: &mut Vec<FieldError>) {
         if sources == 0 {
             errors.push(FieldError::invalid(format!("{at}.valueFrom"), &"".into(), "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"));
         } else if sources > 1 {
-            errors.push(FieldError::invalid(format!("{at}.valueFrom"), &"".into(), "may not have more than one field specified at a time"));
+            errors.push(FieldError::invalid(
+                format!("{at}.valueFrom"),
+                &"".into(),
+                "may not have more than one field specified at a time",
+            ));
         }
     }
 }
 
 fn resources(container: &Value, at: &str, errors: &mut Vec<FieldError>) {
-    let amounts = |key: &str| container.pointer(&format!("/resources/{key}")).and_then(Value::as_object).cloned().unwrap_or_default();
+    let amounts = |key: &str| {
+        container.pointer(&format!("/resources/{key}")).and_then(Value::as_object).cloned().unwrap_or_default()
+    };
     let limits = amounts("limits");
     for (key, map) in [("limits", &limits), ("requests", &amounts("requests"))] {
         for (resource, amount) in map {
             let at = format!("{at}.resources.{key}");
             let Some(quantity) = amount.as_str().and_then(Quantity::parse) else { continue };
             if quantity.is_negative() {
-                errors.push(FieldError::invalid(format!("{at}[{resource}]"), amount, "must be greater than or equal to 0"));
+                errors.push(FieldError::invalid(
+                    format!("{at}[{resource}]"),
+                    amount,
+                    "must be greater than or equal to 0",
+                ));
             }
             let limit = limits.get(resource).and_then(Value::as_str);
             if key == "requests"
                 && let Some(limit) = limit.filter(|l| Quantity::parse(l).is_some_and(|l| quantity > l))
             {
-                errors.push(FieldError::invalid(at, amount, &format!("must be less than or equal to {resource} limit of {limit}")));
+                errors.push(FieldError::invalid(
+                    at,
+                    amount,
+                    &format!("must be less than or equal to {resource} limit of {limit}"),
+                ));
             }
         }
     }

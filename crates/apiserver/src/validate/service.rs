@@ -17,7 +17,11 @@ pub fn service(service: &Value, old: Option<&Value>, operation: Operation) -> Ve
     }
     if let Some(old) = old {
         let (new_ip, old_ip) = (text(service, "/spec/clusterIP"), text(old, "/spec/clusterIP"));
-        if !old_ip.is_empty() && text(service, "/spec/type") != "ExternalName" && text(old, "/spec/type") != "ExternalName" && new_ip != old_ip {
+        if !old_ip.is_empty()
+            && text(service, "/spec/type") != "ExternalName"
+            && text(old, "/spec/type") != "ExternalName"
+            && new_ip != old_ip
+        {
             errors.push(FieldError::invalid("spec.clusterIPs[0]", &json!([new_ip]), "may not change once set"));
         }
     }
@@ -43,8 +47,14 @@ pub fn service(service: &Value, old: Option<&Value>, operation: Operation) -> Ve
         let number = port.get("port").and_then(Value::as_i64).unwrap_or(0);
         let protocol = text(port, "/protocol");
         if !seen_ports.insert((protocol.to_owned(), number)) {
-            let shown = format!("{{\"Name\":\"\",\"Protocol\":{protocol:?},\"AppProtocol\":null,\"Port\":{number},\"TargetPort\":0,\"NodePort\":0}}");
-            errors.push(FieldError { reason: "FieldValueDuplicate", field: at, message: format!("Duplicate value: {shown}") });
+            let shown = format!(
+                "{{\"Name\":\"\",\"Protocol\":{protocol:?},\"AppProtocol\":null,\"Port\":{number},\"TargetPort\":0,\"NodePort\":0}}"
+            );
+            errors.push(FieldError {
+                reason: "FieldValueDuplicate",
+                field: at,
+                message: format!("Duplicate value: {shown}"),
+            });
         }
     }
     names::labels(service.pointer("/spec/selector"), "spec.selector", &mut errors);
@@ -58,7 +68,14 @@ pub fn service(service: &Value, old: Option<&Value>, operation: Operation) -> Ve
     errors
 }
 
-fn one_port<'p>(port: &'p Value, at: &str, named: bool, ty: &str, seen: &mut BTreeSet<&'p str>, errors: &mut Vec<FieldError>) {
+fn one_port<'p>(
+    port: &'p Value,
+    at: &str,
+    named: bool,
+    ty: &str,
+    seen: &mut BTreeSet<&'p str>,
+    errors: &mut Vec<FieldError>,
+) {
     let name = text(port, "/name");
     if name.is_empty() {
         if named {

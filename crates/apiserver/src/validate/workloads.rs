@@ -16,7 +16,10 @@ fn not_negative(object: &Value, at: &str, errors: &mut Vec<FieldError>) {
 /// Whether a label selector matches labels.
 fn matches(selector: &Value, labels: &Value) -> bool {
     let label = |key: &str| labels.get(key).and_then(Value::as_str);
-    let equal = selector.get("matchLabels").and_then(Value::as_object).is_none_or(|m| m.iter().all(|(k, v)| label(k) == v.as_str()));
+    let equal = selector
+        .get("matchLabels")
+        .and_then(Value::as_object)
+        .is_none_or(|m| m.iter().all(|(k, v)| label(k) == v.as_str()));
     equal
         && list(selector, "/matchExpressions").iter().all(|e| {
             let value = label(text(e, "/key"));
@@ -32,20 +35,26 @@ fn matches(selector: &Value, labels: &Value) -> bool {
 }
 
 fn is_empty(selector: &Value) -> bool {
-    selector.get("matchLabels").and_then(Value::as_object).is_none_or(serde_json::Map::is_empty) && list(selector, "/matchExpressions").is_empty()
+    selector.get("matchLabels").and_then(Value::as_object).is_none_or(serde_json::Map::is_empty)
+        && list(selector, "/matchExpressions").is_empty()
 }
 
 /// Checks that a workload's selector selects its own pods.
 fn selector(object: &Value, kind: &str, errors: &mut Vec<FieldError>) {
     let labels = object.pointer("/spec/template/metadata/labels").cloned().unwrap_or_default();
-    let mismatch = || FieldError::invalid("spec.template.metadata.labels", &labels, "`selector` does not match template `labels`");
+    let mismatch =
+        || FieldError::invalid("spec.template.metadata.labels", &labels, "`selector` does not match template `labels`");
     match object.pointer("/spec/selector") {
         None => {
             errors.push(FieldError::required("spec.selector", ""));
             errors.push(mismatch());
         }
         Some(selector) if is_empty(selector) => {
-            errors.push(FieldError::invalid("spec.selector", selector, &format!("empty selector is invalid for {kind}")));
+            errors.push(FieldError::invalid(
+                "spec.selector",
+                selector,
+                &format!("empty selector is invalid for {kind}"),
+            ));
         }
         Some(selector) if !matches(selector, &labels) => errors.push(mismatch()),
         Some(_) => {}
@@ -65,7 +74,11 @@ pub fn stateful_set(set: &Value, old: Option<&Value>, operation: Operation) -> V
     }
     let policy = text(set, "/spec/podManagementPolicy");
     if !["OrderedReady", "Parallel"].contains(&policy) {
-        errors.push(FieldError::invalid("spec.podManagementPolicy", &policy.into(), "must be 'OrderedReady' or 'Parallel'"));
+        errors.push(FieldError::invalid(
+            "spec.podManagementPolicy",
+            &policy.into(),
+            "must be 'OrderedReady' or 'Parallel'",
+        ));
     }
     let strategy = text(set, "/spec/updateStrategy/type");
     let rolling = set.pointer("/spec/updateStrategy/rollingUpdate");
@@ -74,19 +87,35 @@ pub fn stateful_set(set: &Value, old: Option<&Value>, operation: Operation) -> V
         "OnDelete" => {
             if let Some(rolling) = rolling {
                 let shown = json!({"Partition": rolling.get("partition").cloned().unwrap_or(json!(0)), "MaxUnavailable": rolling.get("maxUnavailable")});
-                let error = FieldError::invalid("spec.updateStrategy.rollingUpdate", &shown, "only allowed for updateStrategy 'RollingUpdate'");
-                errors.push(FieldError { message: error.message.replace("{\"MaxUnavailable\":null,\"Partition\":", "{\"Partition\":").replace("}: only", ",\"MaxUnavailable\":null}: only"), ..error });
+                let error = FieldError::invalid(
+                    "spec.updateStrategy.rollingUpdate",
+                    &shown,
+                    "only allowed for updateStrategy 'RollingUpdate'",
+                );
+                errors.push(FieldError {
+                    message: error
+                        .message
+                        .replace("{\"MaxUnavailable\":null,\"Partition\":", "{\"Partition\":")
+                        .replace("}: only", ",\"MaxUnavailable\":null}: only"),
+                    ..error
+                });
             }
         }
         other => {
-            let message = format!("Invalid value: {{\"Type\":{other:?},\"RollingUpdate\":null}}: must be 'RollingUpdate' or 'OnDelete'");
+            let message = format!(
+                "Invalid value: {{\"Type\":{other:?},\"RollingUpdate\":null}}: must be 'RollingUpdate' or 'OnDelete'"
+            );
             errors.push(FieldError { reason: "FieldValueInvalid", field: "spec.updateStrategy".into(), message });
         }
     }
     for key in ["whenDeleted", "whenScaled"] {
         let value = text(set, &format!("/spec/persistentVolumeClaimRetentionPolicy/{key}"));
         if !["Retain", "Delete"].contains(&value) {
-            errors.push(FieldError::not_supported(format!("spec.persistentVolumeClaimRetentionPolicy.{key}"), &value.into(), &["Retain", "Delete"]));
+            errors.push(FieldError::not_supported(
+                format!("spec.persistentVolumeClaimRetentionPolicy.{key}"),
+                &value.into(),
+                &["Retain", "Delete"],
+            ));
         }
     }
     for at in ["spec.replicas", "spec.minReadySeconds", "spec.ordinals.start"] {
@@ -108,7 +137,15 @@ pub fn stateful_set(set: &Value, old: Option<&Value>, operation: Operation) -> V
         let strip = |object: &Value| {
             let mut spec = object["spec"].clone();
             if let Some(spec) = spec.as_object_mut() {
-                for key in ["replicas", "ordinals", "template", "updateStrategy", "revisionHistoryLimit", "persistentVolumeClaimRetentionPolicy", "minReadySeconds"] {
+                for key in [
+                    "replicas",
+                    "ordinals",
+                    "template",
+                    "updateStrategy",
+                    "revisionHistoryLimit",
+                    "persistentVolumeClaimRetentionPolicy",
+                    "minReadySeconds",
+                ] {
                     spec.remove(key);
                 }
             }
@@ -135,7 +172,10 @@ pub fn deployment(object: &Value, old: Option<&Value>, operation: Operation) -> 
     not_negative(object, "spec.minReadySeconds", &mut errors);
     pod::template(object, "spec.template", &["Always"], &mut errors);
     if text(object, "/spec/strategy/type") == "Recreate" && object.pointer("/spec/strategy/rollingUpdate").is_some() {
-        errors.push(FieldError::forbidden("spec.strategy.rollingUpdate", "may not be specified when strategy `type` is 'Recreate'"));
+        errors.push(FieldError::forbidden(
+            "spec.strategy.rollingUpdate",
+            "may not be specified when strategy `type` is 'Recreate'",
+        ));
     }
     if let Some(old) = old.filter(|old| old.pointer("/spec/selector") != object.pointer("/spec/selector")) {
         let _ = old;
@@ -159,7 +199,13 @@ pub fn job(job: &Value, old: Option<&Value>, operation: Operation) -> Vec<FieldE
     if operation == Operation::Subresource {
         return errors;
     }
-    for at in ["spec.parallelism", "spec.completions", "spec.backoffLimit", "spec.activeDeadlineSeconds", "spec.ttlSecondsAfterFinished"] {
+    for at in [
+        "spec.parallelism",
+        "spec.completions",
+        "spec.backoffLimit",
+        "spec.activeDeadlineSeconds",
+        "spec.ttlSecondsAfterFinished",
+    ] {
         not_negative(job, at, &mut errors);
     }
     let labels = job.pointer("/spec/template/metadata/labels").cloned().unwrap_or_default();
@@ -169,19 +215,25 @@ pub fn job(job: &Value, old: Option<&Value>, operation: Operation) -> Vec<FieldE
         errors.push(FieldError::invalid("spec.selector", &selector, "`selector` not auto-generated"));
     }
     if !matches(&selector, &labels) {
-        errors.push(FieldError::invalid("spec.template.metadata.labels", &labels, "`selector` does not match template `labels`"));
+        errors.push(FieldError::invalid(
+            "spec.template.metadata.labels",
+            &labels,
+            "`selector` does not match template `labels`",
+        ));
     }
     job_template(job, "spec.template", &mut errors);
     if let Some(old) = old {
         let changed = |pointer: &str| job.pointer(pointer) != old.pointer(pointer);
-        let elastic = text(job, "/spec/completionMode") == "Indexed" && job.pointer("/spec/completions") == job.pointer("/spec/parallelism");
+        let elastic = text(job, "/spec/completionMode") == "Indexed"
+            && job.pointer("/spec/completions") == job.pointer("/spec/parallelism");
         if changed("/spec/completions") && !elastic {
             errors.push(FieldError::invalid("spec.completions", &job["spec"]["completions"], "field is immutable"));
         }
         if changed("/spec/selector") {
             errors.push(FieldError::invalid("spec.selector", &selector, "field is immutable"));
         }
-        let suspended = old.pointer("/spec/suspend") == Some(&Value::Bool(true)) && old.pointer("/status/startTime").is_none();
+        let suspended =
+            old.pointer("/spec/suspend") == Some(&Value::Bool(true)) && old.pointer("/status/startTime").is_none();
         let mut template = job["spec"]["template"].clone();
         if suspended && template["spec"].is_object() {
             for key in ["nodeSelector", "tolerations", "affinity", "schedulingGates"] {
@@ -192,10 +244,18 @@ pub fn job(job: &Value, old: Option<&Value>, operation: Operation) -> Vec<FieldE
             }
         }
         if template["spec"] != old["spec"]["template"]["spec"] {
-            errors.push(FieldError::invalid("spec.template.spec", &job["spec"]["template"]["spec"], "field is immutable"));
+            errors.push(FieldError::invalid(
+                "spec.template.spec",
+                &job["spec"]["template"]["spec"],
+                "field is immutable",
+            ));
         }
         if changed("/spec/completionMode") {
-            errors.push(FieldError::invalid("spec.completionMode", &job["spec"]["completionMode"], "field is immutable"));
+            errors.push(FieldError::invalid(
+                "spec.completionMode",
+                &job["spec"]["completionMode"],
+                "field is immutable",
+            ));
         }
     }
     errors
@@ -223,7 +283,11 @@ pub fn cron_job(job: &Value, old: Option<&Value>, operation: Operation) -> Vec<F
     if schedule.is_empty() {
         errors.push(FieldError::required("spec.schedule", ""));
     } else if schedule.contains("TZ") {
-        errors.push(FieldError::invalid("spec.schedule", &schedule.into(), "cannot use TZ or CRON_TZ in schedule, use timeZone field instead"));
+        errors.push(FieldError::invalid(
+            "spec.schedule",
+            &schedule.into(),
+            "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
+        ));
     } else if !schedule.starts_with('@') {
         let fields: Vec<&str> = schedule.split_whitespace().collect();
         if fields.len() != 5 {
@@ -272,7 +336,9 @@ pub fn budget(budget: &Value, _old: Option<&Value>, operation: Operation) -> Vec
                     let detail = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
                     errors.push(FieldError::invalid(at, &spec[key], detail));
                 }
-                Some(percent) if percent > 100 => errors.push(FieldError::invalid(at, &spec[key], "must not be greater than 100%")),
+                Some(percent) if percent > 100 => {
+                    errors.push(FieldError::invalid(at, &spec[key], "must not be greater than 100%"))
+                }
                 Some(_) => {}
             },
             _ => {}

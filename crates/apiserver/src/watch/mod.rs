@@ -44,7 +44,9 @@ pub(crate) fn start(context: Context) -> Result<Response, ApiError> {
     if let Some(name) = &context.target.name {
         fields = Fields::named(name);
     }
-    let limit = number(&context, "timeoutSeconds")?.filter(|s| *s > 0).map_or(crate::server::WATCH_LIMIT, |s| Duration::from_secs(s as u64));
+    let limit = number(&context, "timeoutSeconds")?
+        .filter(|s| *s > 0)
+        .map_or(crate::server::WATCH_LIMIT, |s| Duration::from_secs(s as u64));
     let version = context.query.get("resourceVersion").unwrap_or_default().to_owned();
     let wanted = match version.as_str() {
         "" => 0,

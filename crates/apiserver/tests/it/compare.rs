@@ -132,7 +132,11 @@ pub(crate) fn strip(value: &mut Value, pointers: &[Value]) {
 
 fn take(value: &mut Value, parts: &[String]) {
     let Some((head, tail)) = parts.split_first() else { return };
-    let chosen = |index: usize, entry: &Value| match head.strip_prefix('[').and_then(|h| h.strip_suffix(']')).and_then(|h| h.split_once('=')) {
+    let chosen = |index: usize, entry: &Value| match head
+        .strip_prefix('[')
+        .and_then(|h| h.strip_suffix(']'))
+        .and_then(|h| h.split_once('='))
+    {
         Some((key, wanted)) => entry.get(key).and_then(Value::as_str) == Some(wanted),
         None => head == "*" || head.parse() == Ok(index),
     };
@@ -167,8 +171,16 @@ fn short(value: &Value) -> String {
 }
 
 /// Lists the differences.
-pub(crate) fn differences(expected: &Value, actual: &Value, environment: &Environment, mode: Mode<'_>, path: &str, out: &mut Vec<String>) {
-    let mut tell = |path: &str, expected: &str, actual: &str| out.push(format!("{path}: expected {expected}, got {actual}"));
+pub(crate) fn differences(
+    expected: &Value,
+    actual: &Value,
+    environment: &Environment,
+    mode: Mode<'_>,
+    path: &str,
+    out: &mut Vec<String>,
+) {
+    let mut tell =
+        |path: &str, expected: &str, actual: &str| out.push(format!("{path}: expected {expected}, got {actual}"));
     match (expected, actual) {
         (Value::String(text), _) => {
             if !text_matches(text, actual, environment) {
@@ -196,8 +208,16 @@ pub(crate) fn differences(expected: &Value, actual: &Value, environment: &Enviro
     }
 }
 
-fn lists(wanted: &[Value], found: &[Value], environment: &Environment, mode: Mode<'_>, path: &str, out: &mut Vec<String>) {
-    let generic: Vec<&str> = path.split('/').map(|p| if !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()) { "*" } else { p }).collect();
+fn lists(
+    wanted: &[Value],
+    found: &[Value],
+    environment: &Environment,
+    mode: Mode<'_>,
+    path: &str,
+    out: &mut Vec<String>,
+) {
+    let generic: Vec<&str> =
+        path.split('/').map(|p| if !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()) { "*" } else { p }).collect();
     let key = mode.keys.and_then(|k| k.get(path).or_else(|| k.get(&generic.join("/")))).and_then(Value::as_str);
     match key {
         Some("@set") => {
@@ -239,7 +259,9 @@ fn lists(wanted: &[Value], found: &[Value], environment: &Environment, mode: Mod
                 match (wanted.get(index), found.get(index)) {
                     (Some(value), Some(actual)) => differences(value, actual, environment, mode, &below, out),
                     (Some(value), None) => out.push(format!("{below}: expected {}, got nothing", short(value))),
-                    (None, Some(actual)) if !mode.subset => out.push(format!("{below}: expected nothing, got {}", short(actual))),
+                    (None, Some(actual)) if !mode.subset => {
+                        out.push(format!("{below}: expected nothing, got {}", short(actual)))
+                    }
                     _ => {}
                 }
             }
@@ -256,7 +278,9 @@ pub(crate) fn sort_errors(value: &Value) -> Value {
     let chars: Vec<char> = flat.chars().collect();
     let mut i = 0;
     while i < chars.len() {
-        let split = chars[i] == ',' && chars.get(i + 1) == Some(&' ') && chars.get(i + 2).is_some_and(|c| c.is_ascii_alphabetic() || ".<".contains(*c));
+        let split = chars[i] == ','
+            && chars.get(i + 1) == Some(&' ')
+            && chars.get(i + 2).is_some_and(|c| c.is_ascii_alphabetic() || ".<".contains(*c));
         if split {
             parts.push(String::new());
             i += 2;

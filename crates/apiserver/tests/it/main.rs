@@ -84,7 +84,12 @@ async fn recorded_exchanges() {
         serde_json::from_str(&std::fs::read_to_string(known_path).unwrap_or_else(|_| "{}".into())).expect("JSON");
     let news: Vec<String> = failed
         .iter()
-        .flat_map(|(name, steps)| steps.iter().filter(|s| !known.get(name).is_some_and(|k| k.contains(*s))).map(move |s| format!("{name}: {s}")))
+        .flat_map(|(name, steps)| {
+            steps
+                .iter()
+                .filter(|s| !known.get(name).is_some_and(|k| k.contains(*s)))
+                .map(move |s| format!("{name}: {s}"))
+        })
         .collect();
     assert!(news.is_empty(), "these differ and are not known to:\n{}", news.join("\n"));
 }

@@ -59,7 +59,8 @@ pub(crate) async fn run(scenario: Value) -> Outcome {
     for step in steps {
         let complaints = Box::pin(runner.step(&step)).await;
         let flaky = step.get("flaky").is_some_and(|f| !f.is_null());
-        outcome.push((step["name"].as_str().unwrap_or_default().to_owned(), if flaky { Vec::new() } else { complaints }));
+        outcome
+            .push((step["name"].as_str().unwrap_or_default().to_owned(), if flaky { Vec::new() } else { complaints }));
     }
     outcome
 }
@@ -114,8 +115,9 @@ impl Runner {
         } else {
             request.get("body").map(|b| b.to_string().into_bytes())
         };
-        let mut headers: BTreeMap<String, String> =
-            [("accept", "application/json"), ("user-agent", "conf/1.0")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let mut headers: BTreeMap<String, String> = [("accept", "application/json"), ("user-agent", "conf/1.0")]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into();
         if body.is_some() {
             headers.insert("content-type".to_owned(), "application/json".to_owned());
         }
@@ -151,12 +153,16 @@ impl Runner {
         if step["replay"] == false || step.get("kubectl").is_some() {
             return Vec::new();
         }
-        let outcome = if step.get("watch").is_some() { Box::pin(self.watch(step)).await } else { self.exchange(step).await };
+        let outcome =
+            if step.get("watch").is_some() { Box::pin(self.watch(step)).await } else { self.exchange(step).await };
         outcome.unwrap_or_else(|missing| vec![missing])
     }
 
     fn auth(&self, step: &Value) -> Result<Option<String>, String> {
-        step.get("auth").filter(|a| !a.is_null()).map(|a| fill(a, &self.environment).map(|a| a.as_str().unwrap_or_default().to_owned())).transpose()
+        step.get("auth")
+            .filter(|a| !a.is_null())
+            .map(|a| fill(a, &self.environment).map(|a| a.as_str().unwrap_or_default().to_owned()))
+            .transpose()
     }
 
     async fn exchange(&mut self, step: &Value) -> Result<Vec<String>, String> {
@@ -166,7 +172,8 @@ impl Runner {
             tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
         }
         let poll = step.get("poll").filter(|p| !p.is_null());
-        let end = Instant::now() + Duration::from_secs_f64(poll.map_or(0.0, |p| p["timeout_s"].as_f64().unwrap_or(30.0).min(10.0)));
+        let end = Instant::now()
+            + Duration::from_secs_f64(poll.map_or(0.0, |p| p["timeout_s"].as_f64().unwrap_or(30.0).min(10.0)));
         let answer = loop {
             let answer = self.send(&request, auth.as_deref()).await;
             if poll.is_none_or(|p| self.settled(p, &answer)) || Instant::now() > end {
@@ -199,9 +206,15 @@ impl Runner {
                 Value::String(s) if s == "(present)" => found.is_some(),
                 Value::String(s) if s == "(absent)" => found.is_none(),
                 Value::Object(map) => map.iter().all(|(key, wanted)| match key.as_str() {
-                    "(length)" => found.and_then(Value::as_array).map_or(0, Vec::len) as u64 == wanted.as_u64().unwrap_or(0),
-                    "(condition)" => found.map_or(&[][..], list).iter().any(|c| c["type"] == wanted[0] && c["status"] == wanted[1]),
-                    "(contains)" => found.map(Value::to_string).unwrap_or_default().contains(wanted.as_str().unwrap_or_default()),
+                    "(length)" => {
+                        found.and_then(Value::as_array).map_or(0, Vec::len) as u64 == wanted.as_u64().unwrap_or(0)
+                    }
+                    "(condition)" => {
+                        found.map_or(&[][..], list).iter().any(|c| c["type"] == wanted[0] && c["status"] == wanted[1])
+                    }
+                    "(contains)" => {
+                        found.map(Value::to_string).unwrap_or_default().contains(wanted.as_str().unwrap_or_default())
+                    }
                     "(not)" => found != Some(wanted),
                     _ => found == Some(&Value::Object(map.clone())),
                 }),
@@ -217,7 +230,11 @@ impl Runner {
             return Vec::new();
         }
         let key = format!("{kind}/{name}");
-        let now = Seen { uid, version: text("/metadata/resourceVersion"), generation: value.pointer("/metadata/generation").and_then(Value::as_i64) };
+        let now = Seen {
+            uid,
+            version: text("/metadata/resourceVersion"),
+            generation: value.pointer("/metadata/generation").and_then(Value::as_i64),
+        };
         let mut out = Vec::new();
         if let Some(old) = self.seen.get(&key) {
             if old.uid == now.uid {
@@ -261,7 +278,13 @@ impl Runner {
         let mode = Mode { subset: false, keys: Some(&set) };
         let headers = expected["headers"].as_object().cloned().unwrap_or_default();
         let shown = |name: &str| -> Value {
-            let all: Vec<Value> = answer.headers.get_all(name).iter().filter_map(|v| std::str::from_utf8(v.as_bytes()).ok()).map(Value::from).collect();
+            let all: Vec<Value> = answer
+                .headers
+                .get_all(name)
+                .iter()
+                .filter_map(|v| std::str::from_utf8(v.as_bytes()).ok())
+                .map(Value::from)
+                .collect();
             match (name, all.as_slice()) {
                 (_, []) => Value::Null,
                 ("warning", _) => all.into(),
@@ -319,7 +342,14 @@ impl Runner {
                 return Ok(vec![format!("status {wanted_status} expected, got {}: {text}", parts.status)]);
             }
             let actual = serde_json::from_str(&text).unwrap_or(Value::String(text));
-            differences(&step["response"]["body"], &actual, &self.environment, Mode { subset: false, keys: None }, "", &mut out);
+            differences(
+                &step["response"]["body"],
+                &actual,
+                &self.environment,
+                Mode { subset: false, keys: None },
+                "",
+                &mut out,
+            );
             return Ok(out);
         }
         let events: Arc<Mutex<(Vec<Value>, bool)>> = Arc::default();
@@ -331,7 +361,10 @@ impl Runner {
                 while let Some(end) = buffer.iter().position(|b| *b == b'\n') {
                     let line: Vec<u8> = buffer.drain(..=end).collect();
                     let Ok(event) = serde_json::from_slice::<Value>(&line) else { continue };
-                    if event["type"] == "BOOKMARK" && !bookmarks && !event.to_string().contains("k8s.io/initial-events-end") {
+                    if event["type"] == "BOOKMARK"
+                        && !bookmarks
+                        && !event.to_string().contains("k8s.io/initial-events-end")
+                    {
                         continue;
                     }
                     sink.lock().await.0.push(event);
@@ -345,7 +378,9 @@ impl Runner {
         }
         let expected = list(&step["events"]).to_vec();
         let begun = Instant::now();
-        let limit = Duration::from_secs_f64(watch["wait_s"].as_f64().unwrap_or(15.0).min(10.0) + if watch["until_closed"] == true { 20.0 } else { 0.0 });
+        let limit = Duration::from_secs_f64(
+            watch["wait_s"].as_f64().unwrap_or(15.0).min(10.0) + if watch["until_closed"] == true { 20.0 } else { 0.0 },
+        );
         let mut quiet_since = Instant::now();
         let mut count = 0;
         let (events, closed) = loop {
@@ -373,7 +408,14 @@ impl Runner {
             actual.sort_by_key(key);
         }
         let mode = Mode { subset: step["match"] == "subset", keys: None };
-        differences(&Value::Array(expected), &Value::Array(actual.clone()), &self.environment, mode, "events", &mut out);
+        differences(
+            &Value::Array(expected),
+            &Value::Array(actual.clone()),
+            &self.environment,
+            mode,
+            "events",
+            &mut out,
+        );
         if step["closed"].as_bool().is_some_and(|c| c != closed) {
             out.push(format!("closed by the server: {closed}"));
         }
@@ -387,5 +429,13 @@ impl Runner {
 }
 
 fn escape(text: &str) -> String {
-    text.bytes().map(|b| if b.is_ascii_alphanumeric() || b"-_.~,:/".contains(&b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+    text.bytes()
+        .map(|b| {
+            if b.is_ascii_alphanumeric() || b"-_.~,:/".contains(&b) {
+                char::from(b).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
+        })
+        .collect()
 }
