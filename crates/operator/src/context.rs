@@ -6,7 +6,7 @@ use kube::runtime::events::Recorder;
 
 use crate::RunError;
 use crate::leader::Candidate;
-use crate::resources::SharedNumbers;
+use crate::resources::{SharedClaims, SharedNumbers};
 use crate::watches::Caches;
 
 /// What the operator is told about itself.
@@ -44,10 +44,19 @@ pub struct Context {
     pub recorder: Recorder,
     /// Server ids that were given out.
     pub(crate) numbers: SharedNumbers,
+    /// Names that are about to be taken.
+    pub(crate) claims: SharedClaims,
 }
 
 impl Context {
     pub(crate) fn new(client: kube::Client, settings: Settings, caches: Caches, recorder: Recorder) -> Self {
-        Self { client, settings: Arc::new(settings), caches, recorder, numbers: SharedNumbers::default() }
+        Self {
+            client,
+            settings: Arc::new(settings),
+            caches,
+            recorder,
+            numbers: SharedNumbers::default(),
+            claims: SharedClaims::default(),
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Debug;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use api::names;
 use k8s_openapi::NamespaceResourceScope;
@@ -19,6 +20,18 @@ use crate::watches::{Child, kind_of};
 /// What was applied: hash of what was sent, and what the object was after it.
 #[derive(Debug, Default)]
 pub(super) struct Applied(HashMap<(&'static str, String), (String, Child)>);
+
+/// Who is about to make what: two new objects must not both find a name free. Kind, namespace and name of the child; UID and
+/// name of the object.
+pub(crate) type SharedClaims = Arc<Mutex<HashMap<(&'static str, String, String), (String, String)>>>;
+
+/// Gives up what an object claimed and did not make (`applied`: what it made; without it, all).
+pub(super) fn release(claims: &SharedClaims, uid: &str, applied: Option<&Applied>) {
+    let mut claims = claims.lock().unwrap_or_else(PoisonError::into_inner);
+    claims.retain(|(kind, _, name), (owner, _)| {
+        owner != uid || applied.is_some_and(|applied| applied.0.contains_key(&(*kind, name.clone())))
+    });
+}
 
 /// A kind of children.
 pub(super) trait Kind:
@@ -110,7 +123,16 @@ pub(super) async fn claim<K: Kind>(
             };
             Err(Trouble::NameTaken { kind, name, owner })
         }
-        _ => Ok(()),
+        _ => {
+            let Some((ours, uid)) = own else { return Ok(()) };
+            let namespace = object.meta().namespace.clone().unwrap_or_default();
+            let mut claims = context.claims.lock().unwrap_or_else(PoisonError::into_inner);
+            let (holder, theirs) = claims.entry((kind, namespace, name.clone())).or_insert((uid.clone(), ours));
+            if *holder == uid {
+                return Ok(());
+            }
+            Err(Trouble::NameTaken { kind, name, owner: format!("the MariaDB {theirs}") })
+        }
     }
 }
 

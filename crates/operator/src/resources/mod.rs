@@ -25,6 +25,7 @@ use crate::Context;
 use crate::watches::Key;
 use apply::Applied;
 
+pub(crate) use apply::SharedClaims;
 pub(crate) use numbers::SharedNumbers;
 
 /// Everything is looked at again so often, also when no change was seen.
@@ -119,6 +120,7 @@ pub async fn run(context: Context, stop: CancellationToken) {
             if !keep {
                 task.abort();
                 context.caches.forget(key);
+                apply::release(&context.claims, uid, None);
             }
             keep
         });

@@ -10,7 +10,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Resource as _, ResourceExt as _};
 use manifests::{Children, Input};
 
-use super::apply::{child, claim, prune};
+use super::apply::{child, claim, prune, release};
 use super::{Trouble, Worker, dereference, roll, volumes};
 use crate::watches::{Child, kind_of};
 
@@ -70,7 +70,11 @@ async fn carry_out(
         pods,
     };
     let children = manifests::build(&input);
-    claim_all(worker, &children).await?;
+    let claimed = claim_all(worker, &children).await;
+    if claimed.is_err() {
+        release(&context.claims, &worker.uid, Some(&worker.applied));
+    }
+    claimed?;
     dereference::ensure_secrets(&context, given, &known, &manifests::certificate_names(&input)).await?;
 
     let Children { service_account, role, role_binding, config_map, services, disruption_budget, mut stateful_set } =

@@ -137,6 +137,27 @@ async fn two_objects_cannot_have_one_child_name() {
 }
 
 #[tokio::test]
+async fn of_two_objects_made_at_once_one_gets_the_name() {
+    let cluster = Cluster::start("default").await;
+    for n in 0..4 {
+        let (name, other) = (format!("db{n}"), format!("db{n}-primary"));
+        let (one, two) = (replicated(&name, 1), replicated(&other, 1));
+        tokio::join!(cluster.apply(&one), cluster.apply(&two));
+        cluster
+            .until("one of them is refused", async || {
+                let mut refused = 0;
+                for name in [&name, &other] {
+                    let object: MariaDB = cluster.get(name).await;
+                    let conditions = object.status.map(|status| status.conditions).unwrap_or_default();
+                    refused += usize::from(conditions.iter().any(|c| c.type_ == "Ready" && c.reason == "NameTaken"));
+                }
+                refused == 1
+            })
+            .await;
+    }
+}
+
+#[tokio::test]
 async fn scaling_makes_and_removes_member_services() {
     let cluster = Cluster::start("default").await;
     cluster.apply(&replicated("db", 1)).await;
