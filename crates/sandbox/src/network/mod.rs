@@ -84,10 +84,11 @@ impl Network {
         let cluster = format!("{prefix}-cluster");
         run("ip", ["netns", "add", &cluster]).await.map_err(command("namespace"))?;
         let (gateway, host, host_gateway) = (addresses.gateway(), addresses.host(), addresses.host_gateway());
-        // In the namespace. Service addresses are local: without a rule that sends them on, the kernel itself refuses.
+        // In the namespace. The bridge has an address of its own: one taken from its ports would change as pods come and
+        // go, and every pod would go on talking to the old one until its neighbour entry expires (seconds). Service addresses are local: without a rule that sends them on, the kernel itself refuses.
         let inside = format!(
             "link set lo up\n\
-             link add br0 type bridge forward_delay 0\n\
+             link add br0 address 02:73:61:6e:64:01 type bridge forward_delay 0\n\
              addr add {gateway}/32 dev br0\n\
              link set br0 up\n\
              route add {pods} dev br0\n\
@@ -253,10 +254,9 @@ impl Network {
 pub async fn remove_leftovers(prefix: &str, host_interface: &str) {
     for entry in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('-')) {
-            if run("ip", ["netns", "del", &name]).await.is_err() {
-                let _ = std::fs::remove_file(entry.path());
-            }
+        let ours = name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('-'));
+        if ours && run("ip", ["netns", "del", &name]).await.is_err() {
+            let _ = std::fs::remove_file(entry.path());
         }
     }
     if Path::new("/sys/class/net").join(host_interface).exists() {
