@@ -5,14 +5,14 @@ use std::time::Duration;
 use super::cluster::{Cluster, Failure};
 use super::replication::{replicated, small, split};
 
-pub const SCENARIOS: &[(&str, super::Scenario)] = &[
+pub(crate) const SCENARIOS: &[(&str, super::Scenario)] = &[
     ("bad_input::refused_by_the_api", refused_by_the_api),
     ("bad_input::a_secret_that_does_not_exist", a_secret_that_does_not_exist),
     ("bad_input::a_circle", a_circle),
     ("bad_input::two_objects_one_child_name", two_objects_one_child_name),
     ("bad_input::an_image_that_cannot_be_had", an_image_that_cannot_be_had),
     ("bad_input::an_unknown_option", an_unknown_option),
-    ("bad_input::a_volume_with_other_data", a_volume_with_other_data),
+    ("bad_input::a_new_object_takes_up_the_old_data", a_new_object_takes_up_the_old_data),
     ("bad_input::storage_that_shrinks", storage_that_shrinks),
     ("bad_input::the_first_volume_is_gone", the_first_volume_is_gone),
     ("bad_input::unsupported_fields_are_named", unsupported_fields_are_named),
@@ -106,8 +106,8 @@ fn an_unknown_option(cluster: &Cluster, namespace: &str) -> Result<(), Failure> 
     cluster.await_condition(namespace, "db", ("Ready", "True", ""), 2 * LIMIT)
 }
 
-fn a_volume_with_other_data(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
-    // Data of an earlier topology of this name, kept when it was deleted: another UID, so another topology.
+/// Deletion keeps the volumes; an object of the same name takes its data up again, and nothing is initialised over it.
+fn a_new_object_takes_up_the_old_data(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
     cluster.apply(namespace, &small("db", ""))?;
     cluster.await_condition(namespace, "db", ("Ready", "True", ""), 2 * LIMIT)?;
     super::replication::write_rows(cluster, namespace, "db-0", 7)?;
@@ -120,7 +120,8 @@ fn a_volume_with_other_data(cluster: &Cluster, namespace: &str) -> Result<(), Fa
         return Err("deletion took the volume".into());
     }
     cluster.apply(namespace, &small("db", ""))?;
-    cluster.await_condition(namespace, "db", ("ReplicationHealthy", "False", "db-0"), LIMIT)
+    cluster.await_condition(namespace, "db", ("Ready", "True", ""), 2 * LIMIT)?;
+    super::replication::await_rows(cluster, namespace, &["db-0"], 7)
 }
 
 fn storage_that_shrinks(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// A scenario's failure: what was expected and what was seen.
-pub type Failure = String;
+pub(crate) type Failure = String;
 
 /// Where the scenarios run.
-pub struct Cluster {
+pub(crate) struct Cluster {
     kubeconfig: PathBuf,
     sandbox: Option<SandboxDir>,
 }
@@ -22,7 +22,7 @@ struct SandboxDir {
 }
 
 /// The workspace's root.
-pub fn workspace() -> PathBuf {
+pub(crate) fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the workspace exists")
 }
 
@@ -31,7 +31,7 @@ fn kubectl_mariadb() -> Command {
 }
 
 /// Says on the real standard error (the test harness captures the print macros) that something is left out, and why.
-pub fn skipped(what: &str) {
+pub(crate) fn skipped(what: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {what}");
 }
 
@@ -51,7 +51,7 @@ fn succeed(what: &str, mut command: Command) -> Result<Output, Failure> {
 impl Cluster {
     /// Starts a sandbox with the operator in it, or uses the cluster of `E2E_KUBECONFIG` (operator installed there already).
     /// `None`: this machine can do neither; the reason was printed.
-    pub fn start() -> Result<Option<Self>, Failure> {
+    pub(crate) fn start() -> Result<Option<Self>, Failure> {
         if let Ok(path) = std::env::var("E2E_KUBECONFIG") {
             return Ok(Some(Self { kubeconfig: path.into(), sandbox: None }));
         }
@@ -83,12 +83,12 @@ impl Cluster {
     }
 
     /// `kubectl-mariadb sandbox up --detach`.
-    pub fn sandbox_up(&self) -> Result<(), Failure> {
+    pub(crate) fn sandbox_up(&self) -> Result<(), Failure> {
         self.sandbox_command("sandbox up", &["up", "--detach"]).map(drop)
     }
 
     /// A `kubectl-mariadb sandbox` command for this sandbox.
-    pub fn sandbox_command(&self, what: &str, args: &[&str]) -> Result<Output, Failure> {
+    pub(crate) fn sandbox_command(&self, what: &str, args: &[&str]) -> Result<Output, Failure> {
         let sandbox = self.sandbox.as_ref().ok_or("not a sandbox")?;
         let mut command = kubectl_mariadb();
         command.arg("sandbox").args(args).arg("--dir").arg(&sandbox.dir).stdin(Stdio::null());
@@ -96,7 +96,7 @@ impl Cluster {
     }
 
     /// The sandbox's folder; `None` on another cluster.
-    pub fn sandbox_dir(&self) -> Option<&Path> {
+    pub(crate) fn sandbox_dir(&self) -> Option<&Path> {
         self.sandbox.as_ref().map(|s| s.dir.as_path())
     }
 
@@ -108,13 +108,13 @@ impl Cluster {
     }
 
     /// Runs kubectl; its standard output. Fails with everything it printed.
-    pub fn kubectl(&self, args: &[&str]) -> Result<String, Failure> {
+    pub(crate) fn kubectl(&self, args: &[&str]) -> Result<String, Failure> {
         let output = succeed(&format!("kubectl {}", args.join(" ")), self.command(args))?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Runs kubectl that must fail; what it printed on standard error.
-    pub fn kubectl_refused(&self, args: &[&str], stdin: &str) -> Result<String, Failure> {
+    pub(crate) fn kubectl_refused(&self, args: &[&str], stdin: &str) -> Result<String, Failure> {
         let output = self.with_stdin(args, stdin)?;
         if output.status.success() {
             return Err(format!(
@@ -139,7 +139,7 @@ impl Cluster {
     }
 
     /// `kubectl apply -f -` of a manifest.
-    pub fn apply(&self, namespace: &str, manifest: &str) -> Result<(), Failure> {
+    pub(crate) fn apply(&self, namespace: &str, manifest: &str) -> Result<(), Failure> {
         let output = self.with_stdin(&["apply", "-n", namespace, "-f", "-"], manifest)?;
         if output.status.success() {
             return Ok(());
@@ -148,7 +148,7 @@ impl Cluster {
     }
 
     /// An object as JSON; `None` when it does not exist.
-    pub fn get(&self, namespace: &str, kind: &str, name: &str) -> Result<Option<Value>, Failure> {
+    pub(crate) fn get(&self, namespace: &str, kind: &str, name: &str) -> Result<Option<Value>, Failure> {
         let text = self.kubectl(&["get", kind, name, "-n", namespace, "-o", "json", "--ignore-not-found"])?;
         if text.trim().is_empty() {
             return Ok(None);
@@ -157,21 +157,21 @@ impl Cluster {
     }
 
     /// A list's items.
-    pub fn list(&self, namespace: &str, kind: &str, selector: &str) -> Result<Vec<Value>, Failure> {
+    pub(crate) fn list(&self, namespace: &str, kind: &str, selector: &str) -> Result<Vec<Value>, Failure> {
         let text = self.kubectl(&["get", kind, "-n", namespace, "-l", selector, "-o", "json"])?;
         let list: Value = serde_json::from_str(&text).map_err(|e| format!("list {kind}: {e}"))?;
         Ok(list["items"].as_array().cloned().unwrap_or_default())
     }
 
     /// Runs SQL as root in a member's pod, the way a user types it; rows as text.
-    pub fn sql(&self, namespace: &str, pod: &str, sql: &str) -> Result<String, Failure> {
+    pub(crate) fn sql(&self, namespace: &str, pod: &str, sql: &str) -> Result<String, Failure> {
         let script = "exec mariadb -u root -p\"${MARIADB_ROOT_PASSWORD}\" -N -B -e \"$0\"";
         self.kubectl(&["exec", pod, "-n", namespace, "-c", "mariadb", "--", "sh", "-c", script, sql])
             .map(|text| text.trim_end().to_owned())
     }
 
     /// Asks again until `check` is content, or fails with its last complaint.
-    pub fn eventually<T>(
+    pub(crate) fn eventually<T>(
         &self,
         what: &str,
         limit: Duration,
@@ -188,7 +188,12 @@ impl Cluster {
     }
 
     /// A condition's (status, reason, message) of a MariaDB object.
-    pub fn condition(&self, namespace: &str, name: &str, kind: &str) -> Result<(String, String, String), Failure> {
+    pub(crate) fn condition(
+        &self,
+        namespace: &str,
+        name: &str,
+        kind: &str,
+    ) -> Result<(String, String, String), Failure> {
         let object = self.get(namespace, "mariadb", name)?.ok_or_else(|| format!("no mariadb {name}"))?;
         object["status"]["conditions"]
             .as_array()
@@ -203,7 +208,7 @@ impl Cluster {
     }
 
     /// Waits for a condition to have this status and a message that holds the text.
-    pub fn await_condition(
+    pub(crate) fn await_condition(
         &self,
         namespace: &str,
         name: &str,
@@ -221,7 +226,7 @@ impl Cluster {
     }
 
     /// Waits until the object is Ready and its replication healthy.
-    pub fn await_healthy(&self, namespace: &str, name: &str, limit: Duration) -> Result<(), Failure> {
+    pub(crate) fn await_healthy(&self, namespace: &str, name: &str, limit: Duration) -> Result<(), Failure> {
         let end = Instant::now() + limit;
         self.await_condition(namespace, name, ("Ready", "True", ""), limit)?;
         self.await_condition(
@@ -233,7 +238,7 @@ impl Cluster {
     }
 
     /// What a person would look at when something failed.
-    pub fn explain(&self, namespace: &str) -> String {
+    pub(crate) fn explain(&self, namespace: &str) -> String {
         let mut text = String::new();
         for args in [
             &["get", "mariadb,statefulsets,pods,pvc", "-n", namespace, "-o", "wide"][..],

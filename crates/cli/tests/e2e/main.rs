@@ -25,7 +25,7 @@ fn trial(cluster: &Arc<Cluster>, name: &'static str, scenario: Scenario) -> Tria
             other => other.unwrap_or(name).replace('_', "-"),
         };
         let run = || {
-            cluster.kubectl(&["create", "namespace", &namespace])?;
+            cluster.apply("default", &format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace}\n"))?;
             scenario(&cluster, &namespace)
         };
         let result = run().map_err(|failure| format!("{failure}\n{}", cluster.explain(&namespace)));

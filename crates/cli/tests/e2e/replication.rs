@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::cluster::{Cluster, Failure, workspace};
 
-pub const SCENARIOS: &[(&str, super::Scenario)] = &[
+pub(crate) const SCENARIOS: &[(&str, super::Scenario)] = &[
     ("replication::seed_manifests", seed_manifests),
     ("replication::one_object", one_object),
     ("replication::replicas_long_after_the_primary", replicas_long_after_the_primary),
@@ -17,7 +17,7 @@ pub const SCENARIOS: &[(&str, super::Scenario)] = &[
 ];
 
 /// A small object: `extra` is YAML below `spec`, indented by two.
-pub fn small(name: &str, extra: &str) -> String {
+pub(crate) fn small(name: &str, extra: &str) -> String {
     format!(
         "apiVersion: k8s.mariadb.com/v1alpha1\nkind: MariaDB\nmetadata:\n  name: {name}\nspec:\n  image: mariadb:11.8\n  \
          storage:\n    size: 1Gi\n  myCnf: |\n    [mariadb]\n    innodb-buffer-pool-size=16M\n    innodb-log-file-size=16M\n{extra}"
@@ -25,12 +25,12 @@ pub fn small(name: &str, extra: &str) -> String {
 }
 
 /// `replication.enabled` with so many members in one object.
-pub fn replicated(name: &str, replicas: u32) -> String {
+pub(crate) fn replicated(name: &str, replicas: u32) -> String {
     small(name, &format!("  replicas: {replicas}\n  replication:\n    enabled: true\n"))
 }
 
 /// A split object behind the root `primary`.
-pub fn split(name: &str, primary: &str, replicas: u32) -> String {
+pub(crate) fn split(name: &str, primary: &str, replicas: u32) -> String {
     small(
         name,
         &format!(
@@ -49,7 +49,7 @@ fn rows(cluster: &Cluster, namespace: &str, pod: &str) -> Result<u64, Failure> {
 }
 
 /// Makes `t.t` with rows on the primary.
-pub fn write_rows(cluster: &Cluster, namespace: &str, primary: &str, count: u64) -> Result<(), Failure> {
+pub(crate) fn write_rows(cluster: &Cluster, namespace: &str, primary: &str, count: u64) -> Result<(), Failure> {
     let sql = format!(
         "CREATE DATABASE IF NOT EXISTS t; CREATE TABLE IF NOT EXISTS t.t (id BIGINT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(40)); \
          INSERT INTO t.t (v) SELECT UUID() FROM t.seq_1_to_{count}"
@@ -58,7 +58,7 @@ pub fn write_rows(cluster: &Cluster, namespace: &str, primary: &str, count: u64)
 }
 
 /// Each member has so many rows, soon.
-pub fn await_rows(cluster: &Cluster, namespace: &str, pods: &[&str], count: u64) -> Result<(), Failure> {
+pub(crate) fn await_rows(cluster: &Cluster, namespace: &str, pods: &[&str], count: u64) -> Result<(), Failure> {
     for pod in pods {
         cluster.eventually(&format!("{pod} has {count} rows"), MINUTE / 2, || {
             match rows(cluster, namespace, pod)? {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::cluster::{Cluster, Failure, skipped};
 use super::replication::{await_rows, replicated, write_rows};
 
-pub const SCENARIOS: &[(&str, super::Scenario)] = &[
+pub(crate) const SCENARIOS: &[(&str, super::Scenario)] = &[
     ("resilience::operator_killed_while_seeding", operator_killed_while_seeding),
     ("resilience::sandbox_killed_and_started_again", sandbox_killed_and_started_again),
     ("resilience::steady_state_writes_nothing", steady_state_writes_nothing),
