@@ -45,7 +45,7 @@ where
     let kick = Arc::clone(kick);
     tokio::spawn(async move {
         let stream = watcher(api, watcher::Config::default()).default_backoff().modify(|object| {
-            object.managed_fields_mut().clear();
+            object.meta_mut().managed_fields = None;
             object.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
         });
         let mut stream = std::pin::pin!(stream.reflect(writer));

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::caches::Caches;
 use super::pods::{self, controlled_by, is_controlled_by, is_going, is_over, is_ready};
-use super::{Sweep, tolerate};
+use super::{Sweep, status_patch, tolerate};
 use crate::events::{Recorder, reference};
 
 const HASH: &str = "pod-template-hash";
@@ -190,9 +190,9 @@ impl Deployments {
             return Ok(());
         }
         let api: Api<Deployment> = Api::namespaced(self.client.clone(), &deployment.namespace().unwrap_or_default());
-        let mut full = deployment.clone();
-        full.status = Some(after);
-        tolerate(api.replace_status(&deployment.name_any(), &PostParams::default(), &full).await).map(drop)
+        let patch = status_patch(deployment.uid(), &before, &after);
+        tolerate(api.patch_status(&deployment.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await)
+            .map(drop)
     }
 
     async fn replica_set(&mut self, caches: &Caches, set: &ReplicaSet) -> Result<(), kube::Error> {
@@ -259,7 +259,7 @@ impl Deployments {
         };
         if after != before {
             let sets: Api<ReplicaSet> = Api::namespaced(self.client.clone(), &namespace);
-            let patch = json!({ "metadata": { "uid": set.uid() }, "status": after });
+            let patch = status_patch(set.uid(), &before, &after);
             tolerate(sets.patch_status(&set.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await)?;
         }
         Ok(())

@@ -4,11 +4,10 @@ use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatu
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, ResourceExt as _};
-use serde_json::json;
 
 use super::caches::Caches;
 use super::pods::{controller_of, is_going, is_over, is_ready, matches};
-use super::{Sweep, tolerate};
+use super::{Sweep, status_patch, tolerate};
 
 pub(super) struct Budgets {
     client: Client,
@@ -73,7 +72,7 @@ impl Budgets {
         }
         let api: Api<PodDisruptionBudget> =
             Api::namespaced(self.client.clone(), &budget.namespace().unwrap_or_default());
-        let patch = json!({ "metadata": { "uid": budget.uid() }, "status": after });
+        let patch = status_patch(budget.uid(), &before, &after);
         tolerate(api.patch_status(&budget.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await).map(drop)
     }
 }
@@ -84,6 +83,9 @@ fn expected(caches: &Caches, pods: &[std::sync::Arc<k8s_openapi::api::core::v1::
         pods.iter().filter_map(|pod| controller_of(&pod.metadata).map(|owner| owner.uid.clone())).collect();
     uids.sort();
     uids.dedup();
+    if uids.is_empty() {
+        return None;
+    }
     let mut sum = 0;
     for uid in uids {
         let set =

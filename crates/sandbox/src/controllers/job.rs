@@ -8,11 +8,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, PropagationPolicy};
 use kube::{Api, Client, ResourceExt as _};
-use serde_json::json;
 
 use super::caches::Caches;
 use super::pods::{self, controlled_by, is_controlled_by, is_going, is_ready, phase};
-use super::{Sweep, tolerate};
+use super::{Sweep, status_patch, tolerate};
 use crate::events::{Recorder, reference};
 
 const COMPONENT: &str = "job-controller";
@@ -144,7 +143,7 @@ impl Jobs {
         if after == before {
             return Ok(());
         }
-        let patch = json!({ "metadata": { "uid": job.uid() }, "status": after });
+        let patch = status_patch(job.uid(), &before, &after);
         tolerate(jobs.patch_status(&job.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await).map(drop)
     }
 }

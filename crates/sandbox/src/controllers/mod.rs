@@ -14,8 +14,10 @@ mod scheduler;
 mod stateful_set;
 mod volumes;
 
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use kube::Client;
 use tokio::task::JoinSet;
 
@@ -35,14 +37,38 @@ pub async fn run(client: Client) {
     caches.ready().await;
     let recorder = Recorder::start(client.clone());
     let mut tasks = JoinSet::new();
-    tasks.spawn(sweep_forever(caches.clone(), scheduler::Scheduler::new(client.clone(), recorder.clone())));
-    tasks.spawn(sweep_forever(caches.clone(), stateful_set::StatefulSets::new(client.clone(), recorder.clone())));
-    tasks.spawn(sweep_forever(caches.clone(), volumes::Volumes::new(client.clone(), recorder.clone())));
-    tasks.spawn(sweep_forever(caches.clone(), endpoints::Endpoints::new(client.clone())));
-    tasks.spawn(sweep_forever(caches.clone(), deployment::Deployments::new(client.clone(), recorder.clone())));
-    tasks.spawn(sweep_forever(caches.clone(), job::Jobs::new(client.clone(), recorder.clone())));
-    tasks.spawn(sweep_forever(caches.clone(), disruption::Budgets::new(client.clone())));
-    tasks.spawn(sweep_forever(caches, lifecycle::Nodes::new(client, recorder)));
+    tasks.spawn(keep_up(caches.clone(), {
+        let (client, recorder) = (client.clone(), recorder.clone());
+        move || scheduler::Scheduler::new(client.clone(), recorder.clone())
+    }));
+    tasks.spawn(keep_up(caches.clone(), {
+        let (client, recorder) = (client.clone(), recorder.clone());
+        move || stateful_set::StatefulSets::new(client.clone(), recorder.clone())
+    }));
+    tasks.spawn(keep_up(caches.clone(), {
+        let (client, recorder) = (client.clone(), recorder.clone());
+        move || volumes::Volumes::new(client.clone(), recorder.clone())
+    }));
+    tasks.spawn(keep_up(caches.clone(), {
+        let (client, recorder) = (client.clone(), recorder.clone());
+        move || deployment::Deployments::new(client.clone(), recorder.clone())
+    }));
+    tasks.spawn(keep_up(caches.clone(), {
+        let (client, recorder) = (client.clone(), recorder.clone());
+        move || job::Jobs::new(client.clone(), recorder.clone())
+    }));
+    tasks.spawn(keep_up(caches.clone(), {
+        let (client, recorder) = (client.clone(), recorder.clone());
+        move || lifecycle::Nodes::new(client.clone(), recorder.clone())
+    }));
+    tasks.spawn(keep_up(caches.clone(), {
+        let client = client.clone();
+        move || endpoints::Endpoints::new(client.clone())
+    }));
+    tasks.spawn(keep_up(caches.clone(), {
+        let client = client.clone();
+        move || disruption::Budgets::new(client.clone())
+    }));
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller ended");
@@ -57,6 +83,14 @@ trait Sweep: Send + 'static {
 
     /// Looks at everything; `Err`: look again soon.
     fn sweep(&mut self, caches: &Caches) -> impl Future<Output = Result<(), kube::Error>> + Send;
+}
+
+/// Runs a controller, and another one of its kind if it panics.
+async fn keep_up<S: Sweep>(caches: Caches, make: impl Fn() -> S) {
+    while AssertUnwindSafe(sweep_forever(caches.clone(), make())).catch_unwind().await.is_err() {
+        tracing::error!(controller = S::NAME, "a controller failed and is started anew");
+        tokio::time::sleep(RETRY).await;
+    }
 }
 
 async fn sweep_forever<S: Sweep>(caches: Caches, mut controller: S) {
@@ -92,11 +126,45 @@ fn is_conflict(error: &kube::Error) -> bool {
     matches!(status_code(error), Some(404 | 409))
 }
 
+/// A merge patch from one status to the next. What is gone is named as `null`: a merge patch leaves alone what it does not name.
+fn status_patch<S: serde::Serialize>(uid: Option<String>, before: &S, after: &S) -> serde_json::Value {
+    let value = |status: &S| serde_json::to_value(status).unwrap_or_default();
+    let mut patch = value(after);
+    forget(&value(before), &mut patch);
+    serde_json::json!({ "metadata": { "uid": uid }, "status": patch })
+}
+
+fn forget(before: &serde_json::Value, after: &mut serde_json::Value) {
+    if let (Some(before), Some(after)) = (before.as_object(), after.as_object_mut()) {
+        for (key, old) in before {
+            forget(old, after.entry(key.clone()).or_insert(serde_json::Value::Null));
+        }
+    }
+}
+
 /// Done, or done by somebody else meanwhile.
 fn tolerate<T>(result: Result<T, kube::Error>) -> Result<Option<T>, kube::Error> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if is_conflict(&error) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_status_patch_takes_away_what_is_gone() {
+        let before = json!({ "active": 1, "ready": 1, "disruptedPods": { "a": "x", "b": "y" } });
+        let after = json!({ "ready": 0, "disruptedPods": { "b": "y" } });
+        assert_eq!(
+            status_patch(Some("u".into()), &before, &after),
+            json!({ "metadata": { "uid": "u" },
+                    "status": { "active": null, "ready": 0, "disruptedPods": { "a": null, "b": "y" } } })
+        );
     }
 }

@@ -12,7 +12,8 @@ use serde_json::json;
 
 use super::caches::Caches;
 use super::pods::{self, controlled_by, is_going, is_over, is_ready};
-use super::{Sweep, tolerate};
+use super::scheduler::node_of;
+use super::{Sweep, status_patch, tolerate};
 use crate::events::{Recorder, reference};
 
 const COMPONENT: &str = "statefulset-controller";
@@ -84,7 +85,13 @@ impl StatefulSets {
                     tolerate(api.delete(&pod.name_any(), &DeleteParams::default()).await)?;
                     blocked = true;
                 }
-                Some(pod) => blocked |= !is_ready(pod) || is_going(pod),
+                Some(pod) => {
+                    // A claim that was deleted before its pod got a node: the pod waits for a new one.
+                    if node_of(pod).is_none() && !is_going(pod) {
+                        self.claims(set, caches, &pod.name_any()).await?;
+                    }
+                    blocked |= !is_ready(pod) || is_going(pod);
+                }
                 None => {
                     self.create(set, &api, caches, ordinal, &update).await?;
                     blocked = true;
@@ -115,7 +122,7 @@ impl StatefulSets {
             self.roll(set, &api, &own, &update, start + wanted).await?;
         }
         self.claims_of_scaled(caches, set, start + wanted).await?;
-        self.status(set, &own, &update, start + wanted).await
+        self.status(set, &own, &update, wanted).await
     }
 
     /// Pods of the set by ordinal; what fits and nobody controls is adopted.
@@ -159,7 +166,9 @@ impl StatefulSets {
         revision: &str,
     ) -> Result<(), kube::Error> {
         let name = format!("{}-{ordinal}", set.name_any());
-        self.claims(set, caches, &name).await?;
+        if !self.claims(set, caches, &name).await? {
+            return Ok(());
+        }
         let labels = BTreeMap::from([
             (POD_NAME.to_owned(), name.clone()),
             (POD_INDEX.to_owned(), ordinal.to_string()),
@@ -209,12 +218,16 @@ impl StatefulSets {
         }
     }
 
-    async fn claims(&self, set: &StatefulSet, caches: &Caches, pod: &str) -> Result<(), kube::Error> {
+    /// Makes the pod's claims that are missing. `false`: one is being deleted, and must be gone before the pod can have its own.
+    async fn claims(&self, set: &StatefulSet, caches: &Caches, pod: &str) -> Result<bool, kube::Error> {
+        let mut complete = true;
         let namespace = set.namespace().unwrap_or_default();
         let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &namespace);
         for template in set.spec.volume_claim_templates.iter().flatten() {
             let name = format!("{}-{pod}", template.name_any());
-            if caches.claims.find(|c| c.name_any() == name && c.namespace().as_deref() == Some(&namespace)).is_some() {
+            let known = caches.claims.find(|c| c.name_any() == name && c.namespace().as_deref() == Some(&namespace));
+            if let Some(known) = known {
+                complete &= known.metadata.deletion_timestamp.is_none();
                 continue;
             }
             let mut labels = template.metadata.labels.clone().unwrap_or_default();
@@ -241,7 +254,7 @@ impl StatefulSets {
                 self.say(set, false, "SuccessfulCreate", text);
             }
         }
-        Ok(())
+        Ok(complete)
     }
 
     /// Does the retention policy say `Delete`?
@@ -323,7 +336,7 @@ impl StatefulSets {
         set: &StatefulSet,
         own: &BTreeMap<i32, Arc<Pod>>,
         update: &str,
-        end: i32,
+        wanted: i32,
     ) -> Result<(), kube::Error> {
         let before = set.status.clone().unwrap_or_default();
         let count = |test: &dyn Fn(&Pod) -> bool| {
@@ -335,7 +348,7 @@ impl StatefulSets {
         let known = before.current_revision.clone().unwrap_or_else(|| update.to_owned());
         let rolling =
             set.spec.update_strategy.as_ref().and_then(|s| s.type_.as_deref()).is_none_or(|t| t == "RollingUpdate");
-        let complete = rolling && updated == replicas && ready == replicas && replicas == end;
+        let complete = rolling && updated == replicas && ready == replicas && replicas == wanted;
         let current_revision = if complete { update.to_owned() } else { known };
         let after = StatefulSetStatus {
             observed_generation: set.metadata.generation,
@@ -353,7 +366,7 @@ impl StatefulSets {
             return Ok(());
         }
         let api: Api<StatefulSet> = Api::namespaced(self.client.clone(), &set.namespace().unwrap_or_default());
-        let patch = json!({ "metadata": { "uid": set.uid() }, "status": after });
+        let patch = status_patch(set.uid(), &before, &after);
         tolerate(api.patch_status(&set.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await).map(drop)
     }
 }
@@ -367,7 +380,9 @@ impl Sweep for StatefulSets {
 
     async fn sweep(&mut self, caches: &Caches) -> Result<(), kube::Error> {
         let mut result = Ok(());
-        for set in caches.stateful_sets.state() {
+        let sets = caches.stateful_sets.state();
+        self.revisions.retain(|uid, _| sets.iter().any(|set| set.uid().as_ref() == Some(uid)));
+        for set in sets {
             if let Err(error) = self.one(caches, &set).await {
                 result = Err(error);
             }

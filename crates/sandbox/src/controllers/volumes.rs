@@ -13,13 +13,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::caches::Caches;
+use super::pods::is_over;
 use super::scheduler::node_of;
 use super::{Sweep, tolerate};
 use crate::events::{Recorder, reference};
 use crate::quantity;
 
 /// Provisioner of the sandbox's storage classes.
-pub const PROVISIONER: &str = "sandbox.k8s.mariadb.com/local";
+const PROVISIONER: &str = "sandbox.k8s.mariadb.com/local";
 
 const COMPONENT: &str = "persistentvolume-controller";
 const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
@@ -199,10 +200,11 @@ impl Volumes {
         Ok(())
     }
 
-    /// A claim that is being deleted goes when no pod uses it any more.
+    /// A claim that is being deleted goes when no pod uses it any more. A pod without a node does not use it yet, and gets
+    /// none before the claim is there anew.
     async fn release(&self, caches: &Caches, claim: &PersistentVolumeClaim) -> Result<(), kube::Error> {
         let protected = claim.finalizers().iter().any(|f| f == PVC_PROTECTION);
-        let in_use = caches.pods.state().iter().any(|pod| uses(pod, claim) && !super::pods::is_over(pod));
+        let in_use = caches.pods.state().iter().any(|pod| uses(pod, claim) && node_of(pod).is_some() && !is_over(pod));
         if !protected || in_use {
             return Ok(());
         }

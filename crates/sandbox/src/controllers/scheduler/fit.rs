@@ -262,6 +262,9 @@ pub(super) fn claims(pod: &Pod, caches: &Caches) -> Option<String> {
         let Some(claim) = claim else {
             return Some(format!("persistentvolumeclaim \"{}\" not found", source.claim_name));
         };
+        if claim.metadata.deletion_timestamp.is_some() {
+            return Some(format!("persistentvolumeclaim \"{}\" is being deleted", source.claim_name));
+        }
         let bound = claim.spec.as_ref().is_some_and(|spec| spec.volume_name.is_some());
         if !bound && !super::super::volumes::waits_for_consumer(&claim, caches) {
             return Some("pod has unbound immediate PersistentVolumeClaims".into());

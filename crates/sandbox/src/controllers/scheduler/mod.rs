@@ -123,9 +123,12 @@ impl Sweep for Scheduler {
         let mut waiting: Vec<_> =
             pods.iter().filter(|pod| waits(pod) && !self.bound.contains_key(&pod.uid().unwrap_or_default())).collect();
         waiting.sort_by_key(|pod| (pod.creation_timestamp().map(|t| t.0), pod.name_any()));
+        let mut result = Ok(());
         for pod in waiting {
+            let nodes = world.nodes.len();
             if let Some(message) = fit::claims(pod, caches) {
-                self.refuse(pod, message).await?;
+                let message = format!("0/{nodes} nodes are available: {message}.");
+                result = self.refuse(pod, message).await.and(result);
                 continue;
             }
             let mut refused: BTreeMap<String, usize> = BTreeMap::new();
@@ -138,15 +141,24 @@ impl Sweep for Scheduler {
             }
             let Some(best) = score::best(pod, &fitting, &world) else {
                 let why: Vec<_> = refused.iter().map(|(why, count)| format!("{count} {why}")).collect();
-                self.refuse(pod, format!("0/{} nodes are available: {}.", world.nodes.len(), why.join(", "))).await?;
+                let message = match nodes {
+                    0 => "no nodes available to schedule pods".to_owned(),
+                    _ => format!("0/{nodes} nodes are available: {}.", why.join(", ")),
+                };
+                result = self.refuse(pod, message).await.and(result);
                 continue;
             };
-            if self.bind(pod, &best).await? {
-                world.placed.push((Arc::clone(pod), best.clone()));
-                self.bound.insert(pod.uid().unwrap_or_default(), (Arc::clone(pod), best));
+            match self.bind(pod, &best).await {
+                Ok(true) => {
+                    world.placed.push((Arc::clone(pod), best.clone()));
+                    self.bound.insert(pod.uid().unwrap_or_default(), (Arc::clone(pod), best));
+                }
+                Ok(false) => {}
+                // The others are not to wait for this one.
+                Err(error) => result = Err(error),
             }
         }
-        Ok(())
+        result
     }
 }
 
