@@ -4,6 +4,15 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+/// The path without symbolic links, also of a folder that is not there yet: its name must not change when it is made.
+fn real(path: &Path) -> PathBuf {
+    match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Ok(real), _, _) => real,
+        (Err(_), Some(parent), Some(name)) => real(parent).join(name),
+        _ => path.to_owned(),
+    }
+}
+
 /// The folders and names of one sandbox. State lies in its directory; what must vanish with the sandbox lies in `/run`.
 #[derive(Debug, Clone)]
 pub struct Paths {
@@ -14,10 +23,9 @@ pub struct Paths {
 impl Paths {
     /// Paths of the sandbox in `dir` (made absolute, so that every process sees the same names).
     pub fn new(dir: &Path) -> std::io::Result<Self> {
-        let dir = std::path::absolute(dir)?;
-        let dir = dir.canonicalize().unwrap_or(dir);
+        let dir = real(&std::path::absolute(dir)?);
         let hash = Sha256::digest(dir.as_os_str().as_encoded_bytes());
-        let id = hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        let id = format!("{:02x}{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2], hash[3]);
         Ok(Self { dir, id })
     }
 

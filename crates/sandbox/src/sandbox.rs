@@ -150,7 +150,7 @@ impl Sandbox {
         });
         tasks.spawn({
             let pods = pods.clone();
-            async move { pods.follow().await }
+            async move { Box::pin(pods.follow()).await }
         });
         std::fs::write(paths.ready(), format!("{}\n", std::process::id())).map_err(io(&paths.ready()))?;
         Ok(Self { paths, settings, instance, network, pods, tasks, client: ClientHandle(client) })

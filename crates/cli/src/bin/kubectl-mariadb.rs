@@ -8,7 +8,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "kubectl-mariadb", bin_name = "kubectl mariadb", version, about = "MariaDB on Kubernetes, and a sandbox to try it in")]
+#[command(
+    name = "kubectl-mariadb",
+    bin_name = "kubectl mariadb",
+    version,
+    about = "MariaDB on Kubernetes, and a sandbox to try it in"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

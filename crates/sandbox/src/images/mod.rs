@@ -134,7 +134,7 @@ impl ImageStore {
             if !may_pull {
                 return Err(ImageError::NeverPull(name.to_owned()));
             }
-            let loaded: String = self.read_index()?.keys().map(|name| format!(", {name}")).collect();
+            let loaded = self.read_index()?.into_keys().fold(String::new(), |list, name| list + ", " + &name);
             return Err(ImageError::Unknown(name.to_owned(), loaded));
         };
         if !release.is_present() {

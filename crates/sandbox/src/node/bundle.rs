@@ -1,5 +1,6 @@
 //! The OCI configuration of a container. Pure: everything it needs comes in.
 
+use std::fmt::Write;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
@@ -229,7 +230,6 @@ fn open_files() -> Value {
 
 /// Text of a pod's `/etc/hosts`.
 pub fn hosts(spec: &PodSpec, hostname: &str, namespace: &str, address: Ipv4Addr) -> String {
-    use std::fmt::Write;
     let mut text = String::from(
         "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
          fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
@@ -271,13 +271,13 @@ pub fn resolv_conf(spec: &PodSpec, namespace: &str, dns: Ipv4Addr) -> String {
     options.extend(given.into_iter().map(|(name, value)| value.map_or(name.clone(), |v| format!("{name}:{v}"))));
     let mut text = String::new();
     if !search.is_empty() {
-        text.push_str(&format!("search {}\n", search.join(" ")));
+        let _ = writeln!(text, "search {}", search.join(" "));
     }
     for server in servers {
-        text.push_str(&format!("nameserver {server}\n"));
+        let _ = writeln!(text, "nameserver {server}");
     }
     if !options.is_empty() {
-        text.push_str(&format!("options {}\n", options.join(" ")));
+        let _ = writeln!(text, "options {}", options.join(" "));
     }
     text
 }

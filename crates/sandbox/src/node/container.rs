@@ -471,7 +471,6 @@ impl ContainerTask {
             mounts.retain(|m| m.destination != wanted.mount_path);
             mounts.push(BindMount { source, destination: wanted.mount_path.clone(), read_only });
         }
-        const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
         if let Some(folder) = ready.get(super::pod::ACCOUNT_VOLUME)
             && !mounts.iter().any(|m| m.destination == ACCOUNT)
         {
@@ -629,7 +628,7 @@ impl ContainerTask {
                 }
             }
             running.process.signal(Signal::TERM);
-            std::future::pending::<()>().await
+            std::future::pending::<()>().await;
         };
         let mut gentle = std::pin::pin!(gentle);
         loop {
@@ -649,6 +648,9 @@ impl ContainerTask {
         run_hook(&self.shared, &self.container, hook, running, limit).await
     }
 }
+
+/// Where programs look for the service account's token.
+const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Removes what earlier runs left. Their logs stay elsewhere.
 fn remove_old_runs(dir: &std::path::Path) {

@@ -102,7 +102,7 @@ async fn limit(path: &Path, image: &Path, name: &str, bytes: u64) -> Result<(), 
 
 /// Makes the file system larger while it is in use.
 async fn grow(path: &Path, image: &Path, bytes: u64) -> Result<(), CommandError> {
-    let length = std::fs::metadata(image).map(|m| m.len()).unwrap_or(bytes);
+    let length = std::fs::metadata(image).map_or(bytes, |m| m.len());
     if length >= bytes {
         return Ok(());
     }

@@ -89,7 +89,7 @@ pub fn resource_field(container: &Container, selector: &ResourceFieldSelector) -
         None if list == "limits" && resource == "cpu" => {
             std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as i128 * 1000
         }
-        None if list == "limits" && resource == "memory" => quantity::machine_memory() as i128 * 1000,
+        None if list == "limits" && resource == "memory" => i128::from(quantity::machine_memory()) * 1000,
         None => 0,
     };
     let divisor = selector.divisor.as_ref().and_then(|d| quantity::millis(&d.0)).filter(|d| *d > 0).unwrap_or(1000);
@@ -110,7 +110,7 @@ pub fn expand(text: &str, known: &BTreeMap<String, String>) -> String {
             let name = &rest[1..=end];
             match known.get(name) {
                 Some(value) => result.push_str(value),
-                None => result.push_str(&format!("$({name})")),
+                None => result.extend(["$(", name, ")"]),
             }
             rest = &rest[end + 2..];
         } else {

@@ -53,11 +53,11 @@ pub(crate) async fn watch_health(
     }
     let Some(address) = shared.address() else { return };
     let target = Target { address, container: Arc::clone(&container), running };
-    if let Some(probe) = &container.startup_probe {
-        if !rounds(&shared, &target, probe, "Startup", |_| {}, true).await {
-            let _ = unhealthy.send(failed(&name, "startup", probe)).await;
-            return;
-        }
+    if let Some(probe) = &container.startup_probe
+        && !rounds(&shared, &target, probe, "Startup", |_| {}, true).await
+    {
+        let _ = unhealthy.send(failed(&name, "startup", probe)).await;
+        return;
     }
     let has_readiness = container.readiness_probe.is_some();
     shared.update_container(&name, |status| {

@@ -36,7 +36,7 @@ pub(crate) async fn run(shared: Arc<PodShared>) {
     } else {
         shared.update(|_| ());
         let refresh = tokio::spawn(keep_volumes_fresh(Arc::clone(&shared)));
-        live(&shared).await;
+        Box::pin(live(&shared)).await;
         refresh.abort();
     }
     release(&shared).await;

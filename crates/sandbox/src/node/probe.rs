@@ -92,10 +92,10 @@ pub(crate) async fn http_get(get: &HTTPGetAction, target: &Target) -> Result<(),
     let mut has_host = false;
     for header in get.http_headers.iter().flatten() {
         has_host |= header.name.eq_ignore_ascii_case("host");
-        request.push_str(&format!("{}: {}\r\n", header.name, header.value));
+        request.extend([header.name.as_str(), ": ", &header.value, "\r\n"]);
     }
     if !has_host {
-        request.push_str(&format!("Host: {host}:{port}\r\n"));
+        request.extend(["Host: ", &host, ":", &port.to_string(), "\r\n"]);
     }
     request.push_str("User-Agent: kube-probe/1.32\r\nAccept: */*\r\nConnection: close\r\n\r\n");
     let failed = |e: std::io::Error| format!("Get \"{url}\": {e}");

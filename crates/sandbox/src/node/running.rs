@@ -93,13 +93,10 @@ impl Running {
             }
             process.wait().await
         };
-        let exit = match tokio::time::timeout_at(deadline, finished).await {
-            Ok(exit) => exit,
-            Err(_) => {
-                process.signal(Signal::KILL);
-                process.wait().await;
-                return Err(late());
-            }
+        let Ok(exit) = tokio::time::timeout_at(deadline, finished).await else {
+            process.signal(Signal::KILL);
+            process.wait().await;
+            return Err(late());
         };
         // What is left in the pipe comes at once; a child that keeps it open is not waited for.
         if !read.is_terminated() {

@@ -246,7 +246,7 @@ pub(crate) fn patch(pod: &Pod, state: &PodState, now: &Time) -> Value {
     ];
     let conditions: Vec<Value> = facts
         .into_iter()
-        .map(|(name, (status, reason, message))| condition(existing, name, status, reason, message, now))
+        .map(|(name, (status, reason, message))| condition(existing, name, status, reason, message.as_deref(), now))
         .collect();
     let (reason, message) = match &state.failure {
         Some((reason, message)) => (Some(*reason), Some(message.as_str())),
@@ -279,7 +279,7 @@ fn condition(
     name: &str,
     status: bool,
     reason: Option<&str>,
-    message: Option<String>,
+    message: Option<&str>,
     now: &Time,
 ) -> Value {
     let status = if status { "True" } else { "False" };

@@ -251,11 +251,10 @@ fn failure(reason: &str, message: &str, code: Option<i32>) -> Value {
     status
 }
 
-/// A command that could not be started: like a shell, 127 for one that is not there, 126 otherwise.
+/// A command that could not be started.
 fn start_failure(error: &str) -> Value {
-    let code = if error.contains("not found") || error.contains("no such file") { 127 } else { 126 };
-    let text = format!("command terminated with exit code {code}: {error}");
-    failure("NonZeroExitCode", &text, Some(code))
+    let text = format!("Internal error occurred: error executing command in container: {error}");
+    failure("InternalError", &text, None)
 }
 
 /// Takes apart what the client sends, until it goes.
@@ -290,14 +289,18 @@ async fn read_client(mut source: SplitStream<WebSocket>, input: mpsc::Sender<Inp
 async fn feed_pipe(pipe: Option<pipe::Sender>, mut input: mpsc::Receiver<Input>) {
     let mut pipe = pipe;
     while let Some(next) = input.recv().await {
-        match (next, &mut pipe) {
-            (Input::Data(bytes), Some(open)) => {
-                if open.write_all(&bytes).await.is_err() {
+        match next {
+            Input::Data(bytes) => {
+                let written = match &mut pipe {
+                    Some(open) => open.write_all(&bytes).await.is_ok(),
+                    None => true,
+                };
+                if !written {
                     pipe = None;
                 }
             }
-            (Input::End, _) => pipe = None,
-            _ => {}
+            Input::End => pipe = None,
+            Input::Resize(..) => {}
         }
     }
 }

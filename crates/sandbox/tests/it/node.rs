@@ -40,7 +40,7 @@ impl Node {
         let pods = Pods::new(context, HashMap::from([("node-1".to_owned(), machine.network.addresses().node(0))]));
         let follow = tokio::spawn({
             let pods = pods.clone();
-            async move { pods.follow().await }
+            async move { Box::pin(pods.follow()).await }
         });
         tokio::time::sleep(Duration::from_millis(50)).await;
         Self { fake, pods, follow, api: Api::namespaced(client, "default"), machine }
@@ -189,7 +189,10 @@ async fn names_resolve_and_services_follow_endpoints() {
     let slices: Api<k8s_openapi::api::discovery::v1::EndpointSlice> = Api::namespaced(client.clone(), "default");
     for (name, address) in [("db", "10.1.2.3"), ("db-internal", "None")] {
         let service = json!({ "metadata": { "name": name }, "spec": { "clusterIP": address, "ports": [{ "name": "sql", "port": 3306 }] } });
-        services.create(&PostParams::default(), &serde_json::from_value(service).expect("service")).await.expect("create");
+        services
+            .create(&PostParams::default(), &serde_json::from_value(service).expect("service"))
+            .await
+            .expect("create");
         let slice = json!({
             "metadata": { "name": name, "labels": { "kubernetes.io/service-name": name } }, "addressType": "IPv4",
             "endpoints": [{ "addresses": ["10.1.0.7"], "hostname": "db-0", "conditions": { "ready": true } }, { "addresses": ["10.1.0.8"], "hostname": "db-1", "conditions": { "ready": false } }],
@@ -217,7 +220,14 @@ async fn names_resolve_and_services_follow_endpoints() {
             "asker.db-internal.default.svc.cluster.local",
         ]
     );
-    assert_eq!(table.read(|c| c.service_ports()).iter().map(|p| p.endpoints.len()).collect::<Vec<_>>(), [1]);
+    assert_eq!(
+        table
+            .read(sandbox::network::table::Contents::service_ports)
+            .iter()
+            .map(|p| p.endpoints.len())
+            .collect::<Vec<_>>(),
+        [1]
+    );
     tasks.shutdown().await;
     node.finish().await;
 }
