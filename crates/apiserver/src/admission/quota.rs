@@ -45,12 +45,14 @@ fn usage(kind: &Kind, object: &Value) -> BTreeMap<String, Quantity> {
                     usage
                         .insert("services.nodeports".into(), Quantity::whole(list(object, "/spec/ports").len() as i64)),
                 ),
-                "LoadBalancer" => drop(usage.insert("services.loadbalancers".into(), one)),
+                "LoadBalancer" => {
+                    usage.insert("services.loadbalancers".into(), one);
+                }
                 _ => {}
             }
         }
         ("", "secrets" | "configmaps" | "replicationcontrollers" | "resourcequotas") => {
-            drop(usage.insert(kind.plural.clone(), one))
+            usage.insert(kind.plural.clone(), one);
         }
         _ => {}
     }

@@ -67,18 +67,18 @@ pub fn prepare(service: &mut Value, old: Option<&Value>) {
         }
     }
     if ty == "ExternalName" && before != "ExternalName" {
-        let same = service["spec"].get("clusterIP") == old["spec"].get("clusterIP");
-        if let Some(spec) = service["spec"].as_object_mut().filter(|_| same) {
+        let kept = service["spec"].get("clusterIP") == old["spec"].get("clusterIP");
+        if let Some(spec) = service["spec"].as_object_mut().filter(|_| kept) {
             spec.remove("clusterIP");
         }
     }
-    let had_node_ports = matches!(before.as_str(), "NodePort" | "LoadBalancer");
+    let before_ports = matches!(before.as_str(), "NodePort" | "LoadBalancer");
     let has_node_ports = matches!(ty.as_str(), "NodePort" | "LoadBalancer");
     let old_ports = list(old, "/spec/ports").to_vec();
     for port in service.pointer_mut("/spec/ports").and_then(Value::as_array_mut).into_iter().flatten() {
         let twin = old_ports.iter().find(|o| o["port"] == port["port"] && o["protocol"] == port["protocol"]);
         let same = twin.is_some_and(|o| o.get("nodePort") == port.get("nodePort"));
-        if had_node_ports && !has_node_ports && same {
+        if before_ports && !has_node_ports && same {
             port.as_object_mut().map(|p| p.remove("nodePort"));
         } else if has_node_ports
             && port.get("nodePort").is_none()
@@ -88,7 +88,7 @@ pub fn prepare(service: &mut Value, old: Option<&Value>) {
         }
     }
     if let Some(spec) = service["spec"].as_object_mut() {
-        if had_node_ports && !has_node_ports {
+        if before_ports && !has_node_ports {
             spec.remove("externalTrafficPolicy");
         }
         if ty != "LoadBalancer" && before == "LoadBalancer" {

@@ -185,7 +185,7 @@ fn conversion(definition: &Value, errors: &mut Vec<FieldError>) {
             }
         }
         other => {
-            errors.push(FieldError::not_supported("spec.conversion.strategy", &other.into(), &["None", "Webhook"]))
+            errors.push(FieldError::not_supported("spec.conversion.strategy", &other.into(), &["None", "Webhook"]));
         }
     }
 }

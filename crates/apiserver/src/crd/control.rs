@@ -27,23 +27,16 @@ pub(crate) fn restore(server: &Server) {
     tokio::spawn(async move {
         while head.changed().await.is_ok() {
             let Some(server) = weak.upgrade() else { return };
-            let pending = match server.store().changes(None, seen) {
-                Ok((revision, changes)) => {
-                    seen = revision;
-                    changes.iter().any(|c| {
-                        *c.resource == resource()
-                            || (c.deleted
-                                && server
-                                    .kinds()
-                                    .all()
-                                    .iter()
-                                    .any(|k| k.custom.is_some() && k.storage() == *c.resource))
-                    })
-                }
-                Err(_) => {
-                    seen = server.store().revision();
-                    true
-                }
+            let pending = if let Ok((revision, changes)) = server.store().changes(None, seen) {
+                seen = revision;
+                changes.iter().any(|c| {
+                    *c.resource == resource()
+                        || (c.deleted
+                            && server.kinds().all().iter().any(|k| k.custom.is_some() && k.storage() == *c.resource))
+                })
+            } else {
+                seen = server.store().revision();
+                true
             };
             if pending {
                 pass(&server);
@@ -110,7 +103,7 @@ fn condition(definition: &mut Value, state: (&str, &str, &str), now: &str) {
 
 /// Deletes the instances of a definition; when none is left, lets the definition go.
 fn terminate(server: &Server, definition: &Value, revision: u64) {
-    let mut served = super::kinds(definition);
+    let mut kinds = super::kinds(definition);
     let storage: Resource =
         (super::text(definition, "/spec/group").to_owned(), super::text(definition, "/spec/names/plural").to_owned());
     let (_, instances) = server.store().list(&storage, None);
@@ -122,7 +115,7 @@ fn terminate(server: &Server, definition: &Value, revision: u64) {
     if !held {
         return;
     }
-    if let Some(kind) = served.pop() {
+    if let Some(kind) = kinds.pop() {
         for object in &instances {
             delete_instance(server, &kind, object, &now);
         }

@@ -92,11 +92,11 @@ fn versions(definition: &Value) -> &[Value] {
 /// stored.
 pub fn complete(definition: &mut Value) {
     let kind = text(definition, "/spec/names/kind").to_owned();
-    if let Some(names) = definition.pointer_mut("/spec/names").and_then(Value::as_object_mut) {
-        if !kind.is_empty() {
-            names.entry("singular").or_insert_with(|| kind.to_lowercase().into());
-            names.entry("listKind").or_insert_with(|| format!("{kind}List").into());
-        }
+    if let Some(names) =
+        definition.pointer_mut("/spec/names").and_then(Value::as_object_mut).filter(|_| !kind.is_empty())
+    {
+        names.entry("singular").or_insert_with(|| kind.to_lowercase().into());
+        names.entry("listKind").or_insert_with(|| format!("{kind}List").into());
     }
     if let Some(list) = definition.pointer_mut("/spec/versions").and_then(Value::as_array_mut) {
         for column in list.iter_mut().filter_map(|v| v.get_mut("additionalPrinterColumns")?.as_array_mut()).flatten() {

@@ -52,17 +52,13 @@ pub fn status(definition: &Value, others: &[&Value], now: &str) -> Option<Value>
     let mut conditions: Vec<Value> =
         definition.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
     let established = super::is(definition, "Established");
-    let (names, serving) = match &conflict {
-        Some((reason, message)) => {
-            let serving = (!established).then_some(("False", "NotAccepted", "not all names are accepted"));
-            (("False", *reason, message.as_str()), serving)
-        }
-        None => {
-            let serving =
-                (!established).then_some(("True", "InitialNamesAccepted", "the initial names have been accepted"));
-            (("True", "NoConflicts", "no conflicts found"), serving)
-        }
+    let (names, serving) = if let Some((reason, message)) = &conflict {
+        (("False", *reason, message.as_str()), ("False", "NotAccepted", "not all names are accepted"))
+    } else {
+        let serving = ("True", "InitialNamesAccepted", "the initial names have been accepted");
+        (("True", "NoConflicts", "no conflicts found"), serving)
     };
+    let serving = (!established).then_some(serving);
     set(&mut conditions, "NamesAccepted", names, now);
     if let Some(serving) = serving {
         set(&mut conditions, "Established", serving, now);

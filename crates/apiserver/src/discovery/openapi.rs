@@ -149,23 +149,21 @@ fn components(kind: &Kind, prefix: &str) -> Map<String, Value> {
         None => full_name(&builtin::definition_name(&kind.group, &kind.version, &kind.kind)),
     };
     let meta = format!("{prefix}io.k8s.apimachinery.pkg.apis.meta.v1.");
-    let mut own = match &kind.custom {
-        Some(custom) => {
-            let mut own = custom.document.clone();
-            if let Some(object) = own.as_object_mut() {
-                let properties = object.entry("properties").or_insert_with(|| json!({}));
-                properties["apiVersion"] = json!({"type": "string", "description": "APIVersion defines the versioned schema of this representation of an object."});
-                properties["kind"] = json!({"type": "string", "description": "Kind is a string value representing the REST resource this object represents."});
-                properties["metadata"] = json!({"description": "Standard object's metadata.", "allOf": [{"$ref": format!("{meta}ObjectMeta")}]});
-            }
-            collect(&json!({"$ref": format!("{meta}ObjectMeta")}), prefix, &mut schemas);
-            own
+    let mut own = if let Some(custom) = &kind.custom {
+        let mut own = custom.document.clone();
+        if let Some(object) = own.as_object_mut() {
+            let properties = object.entry("properties").or_insert_with(|| json!({}));
+            properties["apiVersion"] = json!({"type": "string", "description": "APIVersion defines the versioned schema of this representation of an object."});
+            properties["kind"] = json!({"type": "string", "description": "Kind is a string value representing the REST resource this object represents."});
+            properties["metadata"] =
+                json!({"description": "Standard object's metadata.", "allOf": [{"$ref": format!("{meta}ObjectMeta")}]});
         }
-        None => {
-            let own = builtin::documents().get(&name).cloned().unwrap_or_default();
-            collect(&own, prefix, &mut schemas);
-            rewritten(&own, prefix)
-        }
+        collect(&json!({"$ref": format!("{meta}ObjectMeta")}), prefix, &mut schemas);
+        own
+    } else {
+        let own = builtin::documents().get(&name).cloned().unwrap_or_default();
+        collect(&own, prefix, &mut schemas);
+        rewritten(&own, prefix)
     };
     own["x-kubernetes-group-version-kind"] = gvk(&kind.kind);
     schemas.insert(name.clone(), own);

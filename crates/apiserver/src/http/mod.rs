@@ -83,7 +83,18 @@ impl Context {
 
     /// A stored object as this kind and version show it.
     pub(crate) fn present(&self, object: &Object) -> Value {
-        present(&self.kind, &self.hooks, object)
+        let mut value = object.value();
+        if let Some(custom) = &self.kind.custom {
+            // What is stored is in the storage version: its schema prunes and defaults.
+            let stored = self.server.kinds().find(&self.kind.group, &custom.storage_version, &self.kind.plural);
+            dress(&self.kind, &mut value);
+            crate::crd::shape(stored.as_ref().unwrap_or(&self.kind), &mut value);
+        }
+        dress(&self.kind, &mut value);
+        if let Some(convert) = self.hooks.from_storage {
+            convert(&mut value);
+        }
+        value
     }
 
     /// Whether `dryRun=All` was asked for.
@@ -103,20 +114,6 @@ pub(crate) fn dry_run(values: &[&str], options: &str) -> Result<bool, ApiError> 
             Err(ApiError::invalid_named("meta.k8s.io", options, "", &[error]))
         }
     }
-}
-
-/// A stored object as a kind shows it: with its kind and version, and of custom resources what
-/// the version's schema knows, with its defaults.
-pub(crate) fn present(kind: &Kind, hooks: &Hooks, object: &Object) -> Value {
-    let mut value = object.value();
-    dress(kind, &mut value);
-    if kind.custom.is_some() {
-        crate::crd::shape(kind, &mut value);
-    }
-    if let Some(convert) = hooks.from_storage {
-        convert(&mut value);
-    }
-    value
 }
 
 /// Writes kind and version into an object.

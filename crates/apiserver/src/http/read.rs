@@ -3,7 +3,7 @@
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{Context, respond};
 use crate::selector::{Fields, Labels};

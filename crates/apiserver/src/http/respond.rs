@@ -87,7 +87,7 @@ pub(crate) fn metadata(version: &str, value: &Value) -> Value {
 /// A `Table` of objects.
 pub(crate) fn table(context: &Context, version: &str, objects: &[Value], list_metadata: &Value) -> Value {
     let include = context.query.get("includeObject").unwrap_or("Metadata");
-    crate::table::render(&context.kind, objects, list_metadata.clone(), include, version, true, jiff::Timestamp::now())
+    crate::table::render(&context.kind, objects, list_metadata, include, version, true, jiff::Timestamp::now())
 }
 
 /// A list in the shape that was asked for.

@@ -132,7 +132,7 @@ pub(crate) fn create_object(
         }
         match context.server.store().put(&kind.storage(), stored_form(context, &value), 0) {
             Ok(object) => {
-                return Ok(Outcome { code: 201, value: super::present(kind, &context.hooks, &object) });
+                return Ok(Outcome { code: 201, value: context.present(&object) });
             }
             Err(StoreError::Clash) if !named && tries < 8 => tries += 1,
             Err(StoreError::Clash) => return Err(taken(context, &name)),
@@ -368,7 +368,7 @@ pub(crate) fn update_object(
         };
         match written {
             Ok(object) => {
-                let mut value = super::present(kind, &context.hooks, &object);
+                let mut value = context.present(&object);
                 if gone {
                     value["metadata"]["resourceVersion"] = stored.revision.to_string().into();
                 }

@@ -90,7 +90,11 @@ impl State {
                     }
                     out.push_str(name);
                 }
-                Step::Index(index) => out.push_str(&format!("[{index}]")),
+                Step::Index(index) => {
+                    out.push('[');
+                    out.push_str(&index.to_string());
+                    out.push(']');
+                }
             }
         }
         out
@@ -144,12 +148,14 @@ impl Node<'_> {
         match self.ty() {
             Type::Any | Type::String | Type::IntOrString => Value::String(text),
             Type::Quantity => {
-                match Quantity::parse(&text) {
-                    Some(quantity) => Value::String(quantity.to_string()),
-                    None => {
-                        self.state.borrow_mut().fail("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'".into());
-                        Value::Null
-                    }
+                if let Some(quantity) = Quantity::parse(&text) {
+                    Value::String(quantity.to_string())
+                } else {
+                    self.state.borrow_mut().fail(
+                        "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+                            .into(),
+                    );
+                    Value::Null
                 }
             }
             Type::Time => self.time(&text, false),
@@ -390,15 +396,13 @@ fn drop_empty(schema: &Schema, map: &mut Map<String, Value>) {
 /// Where Go's decoder stops in faulty base64.
 fn base64_fault(text: &str) -> Result<(), usize> {
     let cleaned: String = text.chars().filter(|c| !matches!(c, '\n' | '\r')).collect();
-    match base64::engine::general_purpose::STANDARD.decode(&cleaned) {
-        Ok(_) => Ok(()),
-        Err(_) => {
-            let body = cleaned.trim_end_matches('=');
-            Err(body
-                .find(|c: char| !(c.is_ascii_alphanumeric() || c == '+' || c == '/'))
-                .unwrap_or_else(|| if cleaned.len() == body.len() { body.len() / 4 * 4 } else { cleaned.len() }))
-        }
+    if base64::engine::general_purpose::STANDARD.decode(&cleaned).is_ok() {
+        return Ok(());
     }
+    let body = cleaned.trim_end_matches('=');
+    Err(body
+        .find(|c: char| !(c.is_ascii_alphanumeric() || c == '+' || c == '/'))
+        .unwrap_or_else(|| if cleaned.len() == body.len() { body.len() / 4 * 4 } else { cleaned.len() }))
 }
 
 /// Reads a time and writes it as Kubernetes stores it; the error is Go's.

@@ -61,7 +61,9 @@ pub fn builtin(schema: &Schema, value: &mut Value) {
         }
         Value::Array(list) => {
             if let Some(item) = schema.item() {
-                list.iter_mut().for_each(|entry| builtin(item, entry));
+                for entry in list {
+                    builtin(item, entry);
+                }
             }
         }
         _ => {}

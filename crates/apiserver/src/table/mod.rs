@@ -102,7 +102,7 @@ pub fn row(kind: &Kind, object: &Value, include: &str, meta_version: &str, now: 
 pub fn render(
     kind: &Kind,
     objects: &[Value],
-    metadata: Value,
+    metadata: &Value,
     include: &str,
     meta_version: &str,
     with_columns: bool,

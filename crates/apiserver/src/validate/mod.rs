@@ -7,6 +7,8 @@ pub mod pod;
 pub mod service;
 pub mod workloads;
 
+use std::fmt::Write as _;
+
 use serde_json::Value;
 
 /// One cause of a `422 Invalid`.
@@ -122,7 +124,9 @@ pub fn go_quote(s: &str) -> String {
             '\n' => out.push_str("\\n"),
             '\t' => out.push_str("\\t"),
             '\r' => out.push_str("\\r"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c if c.is_ascii_control() => {
+                let _ = write!(out, "\\x{:02x}", c as u32);
+            }
             c => out.push(c),
         }
     }

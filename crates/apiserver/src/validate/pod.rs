@@ -190,7 +190,6 @@ fn tolerations(spec: &Value, at: &str, errors: &mut Vec<FieldError>) {
             errors.push(FieldError::invalid(format!("{at}.operator"), &operator.into(), detail));
         }
         match operator {
-            "" | "Equal" | "Lt" | "Gt" => {}
             "Exists" if !value.is_empty() => {
                 errors.push(FieldError::invalid(
                     format!("{at}.operator"),
@@ -198,9 +197,9 @@ fn tolerations(spec: &Value, at: &str, errors: &mut Vec<FieldError>) {
                     "value must be empty when `operator` is 'Exists'",
                 ));
             }
-            "Exists" => {}
+            "" | "Equal" | "Lt" | "Gt" | "Exists" => {}
             other => {
-                errors.push(FieldError::not_supported(format!("{at}.operator"), &other.into(), &["Equal", "Exists"]))
+                errors.push(FieldError::not_supported(format!("{at}.operator"), &other.into(), &["Equal", "Exists"]));
             }
         }
         let effect = text(toleration, "/effect");

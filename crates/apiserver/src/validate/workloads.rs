@@ -337,7 +337,7 @@ pub fn budget(budget: &Value, _old: Option<&Value>, operation: Operation) -> Vec
                     errors.push(FieldError::invalid(at, &spec[key], detail));
                 }
                 Some(percent) if percent > 100 => {
-                    errors.push(FieldError::invalid(at, &spec[key], "must not be greater than 100%"))
+                    errors.push(FieldError::invalid(at, &spec[key], "must not be greater than 100%"));
                 }
                 Some(_) => {}
             },

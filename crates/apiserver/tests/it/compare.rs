@@ -239,9 +239,9 @@ fn lists(
         }
         Some(keys) => {
             let key_of = |value: &Value| -> Vec<String> {
-                let value = fill(value, environment).unwrap_or_else(|_| value.clone());
                 let pointer = |k: &str| if k.starts_with('/') { k.to_owned() } else { format!("/{k}") };
-                keys.split(',').map(|k| at(&value, &pointer(k)).map(Value::to_string).unwrap_or_default()).collect()
+                let part = |k: &str| at(value, &pointer(k)).map(|v| fill(v, environment).unwrap_or_else(|_| v.clone()));
+                keys.split(',').map(|k| part(k).map(|v| v.to_string()).unwrap_or_default()).collect()
             };
             for (index, value) in wanted.iter().enumerate() {
                 match found.iter().find(|f| key_of(f) == key_of(value)) {

@@ -181,7 +181,8 @@ impl Runner {
             }
             tokio::time::sleep(Duration::from_millis(30)).await;
         };
-        let mut complaints = self.check(step, &request, &answer);
+        // First, so that the expectation may name what this answer gives.
+        let mut complaints = Vec::new();
         for (name, pointer) in step["capture"].as_object().into_iter().flatten() {
             let pointer = pointer.as_str().unwrap_or_default();
             let value = match pointer.strip_prefix("header:") {
@@ -193,6 +194,7 @@ impl Runner {
                 None => complaints.push(format!("nothing at {pointer} to keep as {name}")),
             }
         }
+        complaints.extend(self.check(step, &request, &answer));
         Ok(complaints)
     }
 
