@@ -198,20 +198,22 @@ async fn scripts(shared: &Shared, socket: &Path) -> Result<(), Phase> {
     for file in files {
         let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let database = if shared.config.database.is_some() { " \"$DATABASE\"" } else { "" };
-        let script = if name.ends_with(".sql.gz") {
-            format!("gunzip -c \"$FILE\" | {CLIENT}{database}")
-        } else if name.ends_with(".sql") {
-            format!("{CLIENT}{database} < \"$FILE\"")
-        } else if name.ends_with(".sh") {
-            "exec bash \"$FILE\"".to_owned()
-        } else {
-            tracing::info!(name, "ignored: neither .sql, .sql.gz nor .sh");
-            continue;
+        let extension = |path: &Path| path.extension().map(|text| text.to_string_lossy().into_owned());
+        let inner = file.file_stem().and_then(|stem| extension(Path::new(stem)));
+        let shell = extension(&file).as_deref() == Some("sh");
+        let script = match (extension(&file).as_deref(), inner.as_deref()) {
+            (Some("gz"), Some("sql")) => format!("gunzip -c \"$FILE\" | {CLIENT}{database}"),
+            (Some("sql"), _) => format!("{CLIENT}{database} < \"$FILE\""),
+            (Some("sh"), _) => "exec bash \"$FILE\"".to_owned(),
+            _ => {
+                tracing::info!(name, "ignored: neither .sql, .sql.gz nor .sh");
+                continue;
+            }
         };
         tracing::info!(name, "runs");
         let mut command = client(shared, socket, &script);
         command.env("FILE", &file).env("DATABASE", shared.config.database.as_deref().unwrap_or_default());
-        if name.ends_with(".sh") {
+        if shell {
             for (variable, value) in for_scripts(shared, socket) {
                 command.env(variable, value);
             }

@@ -37,7 +37,10 @@ fn files() -> anyhow::Result<Vec<(String, String)>> {
         files.push((format!("deploy/crds/{}_{name}.yaml", crd.spec.group), format!("{MADE}{yaml}")));
         crds.push_str(&yaml);
         crds.push_str("---\n");
-        files.push((format!("docs/reference/{}.md", crd.spec.names.singular.as_deref().unwrap_or(name)), reference::page(&crd)));
+        files.push((
+            format!("docs/reference/{}.md", crd.spec.names.singular.as_deref().unwrap_or(name)),
+            reference::page(&crd),
+        ));
     }
     files.push(("deploy/install.yaml".to_owned(), format!("{MADE}{crds}{}", install::manifests())));
     Ok(files)

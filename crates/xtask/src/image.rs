@@ -58,7 +58,8 @@ fn build(profile: &str) -> anyhow::Result<PathBuf> {
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
         .context("cargo named no executable")?;
     let stripped = executable.with_extension("stripped");
-    let status = Command::new("strip").arg("-o").arg(&stripped).arg(&executable).status().context("strip (package binutils)")?;
+    let status =
+        Command::new("strip").arg("-o").arg(&stripped).arg(&executable).status().context("strip (package binutils)")?;
     if !status.success() {
         bail!("strip: {status}");
     }

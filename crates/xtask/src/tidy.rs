@@ -102,7 +102,13 @@ fn source(root: &Path, file: &Path, complaints: &mut Vec<String>) -> anyhow::Res
         complaints.push(format!("{name}: {lines} lines; a folder with smaller files reads better"));
     }
     // Spelled so that this file does not complain about itself.
-    let unfinished = [concat!("todo", "!("), concat!("unimplemented", "!("), concat!("dbg", "!("), concat!("#[ig", "nore"), concat!("FIX", "ME")];
+    let unfinished = [
+        concat!("todo", "!("),
+        concat!("unimplemented", "!("),
+        concat!("dbg", "!("),
+        concat!("#[ig", "nore"),
+        concat!("FIX", "ME"),
+    ];
     for (number, line) in text.lines().enumerate() {
         for word in unfinished {
             if line.contains(word) {

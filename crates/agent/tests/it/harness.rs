@@ -17,18 +17,18 @@ use topology::member::{MemberState, Phase};
 use topology::{Command as Order, DataId, Stamp};
 
 /// Set in the environment of a process that is to be an agent.
-pub const AS_AGENT: &str = "AGENT_TEST_AS_AGENT";
+pub(crate) const AS_AGENT: &str = "AGENT_TEST_AS_AGENT";
 const ROOTFS: &str = "/var/cache/mariadb-operator-sandbox/rootfs/debian13";
 /// MariaDB 10.11.
-pub const OLDER: &str = "/var/cache/mariadb-operator-sandbox/rootfs/debian12";
+pub(crate) const OLDER: &str = "/var/cache/mariadb-operator-sandbox/rootfs/debian12";
 
 /// Says on the real standard error that something is left out.
-pub fn skipped(what: &str) {
+pub(crate) fn skipped(what: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {what}");
 }
 
 /// What this machine lacks.
-pub fn lacking() -> Option<String> {
+pub(crate) fn lacking() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("needs root".into());
     }
@@ -44,7 +44,7 @@ fn run(command: &str) {
 }
 
 /// A network with a CA, for the members of one scenario.
-pub struct Lab {
+pub(crate) struct Lab {
     name: String,
     dir: PathBuf,
     runtime: tokio::runtime::Runtime,
@@ -56,20 +56,20 @@ pub struct Lab {
 
 /// What differs between members' configurations.
 #[derive(Clone, Default)]
-pub struct Settings {
-    pub my_cnf: String,
+pub(crate) struct Settings {
+    pub(crate) my_cnf: String,
     /// The volume is no larger than so many MiB.
-    pub volume_mib: Option<u32>,
+    pub(crate) volume_mib: Option<u32>,
     /// Scripts in `/docker-entrypoint-initdb.d`.
-    pub scripts: Vec<(&'static str, &'static str)>,
+    pub(crate) scripts: Vec<(&'static str, &'static str)>,
 }
 
 impl Lab {
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         Self::on(name, ROOTFS)
     }
 
-    pub fn on(name: &str, rootfs: &'static str) -> Self {
+    pub(crate) fn on(name: &str, rootfs: &'static str) -> Self {
         let short = format!("at{}{}", std::process::id() % 100_000, &name[..3.min(name.len())]);
         let dir = std::env::temp_dir().join(format!("agent-{name}-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
@@ -100,12 +100,12 @@ impl Lab {
         }
     }
 
-    pub fn root(&self, n: usize) -> PathBuf {
+    pub(crate) fn root(&self, n: usize) -> PathBuf {
         self.dir.join(format!("db-{n}"))
     }
 
     /// A member's volume.
-    pub fn volume(&self, n: usize) -> PathBuf {
+    pub(crate) fn volume(&self, n: usize) -> PathBuf {
         self.root(n).join("volume")
     }
 
@@ -113,16 +113,16 @@ impl Lab {
         format!("db-{n}.test.svc")
     }
 
-    pub fn agent_of(n: usize) -> Endpoint {
+    pub(crate) fn agent_of(n: usize) -> Endpoint {
         Endpoint { host: Self::host(n), port: protocol::AGENT_PORT }
     }
 
-    pub fn server_of(n: usize) -> Endpoint {
+    pub(crate) fn server_of(n: usize) -> Endpoint {
         Endpoint { host: Self::host(n), port: 3306 }
     }
 
     /// Makes a member's files, without starting it.
-    pub fn prepare(&self, n: usize, settings: &Settings) {
+    pub(crate) fn prepare(&self, n: usize, settings: &Settings) {
         let member = self.root(n);
         let upper = member.join("upper");
         let inside = |path: &str| upper.join(path.trim_start_matches('/'));
@@ -177,8 +177,9 @@ impl Lab {
             write(folder.join("tls.crt"), &identity.certificate);
             write(folder.join("tls.key"), &identity.key);
         }
-        let hosts: String = (0..4).map(|n| format!("10.77.0.{} {}\n", 10 + n, Self::host(n))).collect();
-        write(inside("/etc/hosts"), format!("127.0.0.1 localhost\n{hosts}").as_bytes());
+        let hosts: Vec<String> = (0..4).map(|n| format!("10.77.0.{} {}", 10 + n, Self::host(n))).collect();
+        let hosts = hosts.join("\n");
+        write(inside("/etc/hosts"), format!("127.0.0.1 localhost\n{hosts}\n").as_bytes());
         fs::copy(std::env::current_exe().unwrap(), upper.join("agent-under-test")).unwrap();
         fs::set_permissions(upper.join("agent-under-test"), fs::Permissions::from_mode(0o755)).unwrap();
         run(&format!(
@@ -196,7 +197,7 @@ impl Lab {
     }
 
     /// Starts the agent of a prepared member.
-    pub fn start(&mut self, n: usize) {
+    pub(crate) fn start(&mut self, n: usize) {
         let member = self.root(n);
         let volume = match fs::read_to_string(member.join("volume-mib")) {
             Ok(mib) => format!("-t tmpfs -o size={mib}m,uid=999,gid=999 tmpfs"),
@@ -244,7 +245,7 @@ impl Lab {
     }
 
     /// Ends a member at once: everything in its process namespace dies.
-    pub fn kill(&mut self, n: usize) {
+    pub(crate) fn kill(&mut self, n: usize) {
         // A change of user clears the parent-death signal, so the namespace's process 1 is killed itself.
         let first = self.process(n, "agent-under-tes");
         if let Some(mut child) = self.members.get_mut(n).and_then(Option::take) {
@@ -257,23 +258,23 @@ impl Lab {
         }
     }
 
-    pub fn client(&self, n: usize, common_name: &str) -> AgentClient {
+    pub(crate) fn client(&self, n: usize, common_name: &str) -> AgentClient {
         let tls = self.identity(common_name, vec!["client".into()]).client().unwrap();
         let address: SocketAddr = format!("10.77.0.{}:{}", 10 + n, protocol::AGENT_PORT).parse().unwrap();
         AgentClient::new(address, &Self::host(n), Arc::new(tls)).unwrap()
     }
 
-    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+    pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)
     }
 
-    pub fn state(&self, n: usize) -> Result<MemberState, protocol::ClientError> {
+    pub(crate) fn state(&self, n: usize) -> Result<MemberState, protocol::ClientError> {
         let client = self.client(n, CONTROLLER_COMMON_NAME);
         self.block_on(client.state())
     }
 
     /// Waits until the state is as wanted.
-    pub fn eventually(&self, n: usize, limit: Duration, wanted: impl Fn(&MemberState) -> bool) -> MemberState {
+    pub(crate) fn eventually(&self, n: usize, limit: Duration, wanted: impl Fn(&MemberState) -> bool) -> MemberState {
         let end = Instant::now() + limit;
         loop {
             let state = self.state(n);
@@ -285,7 +286,7 @@ impl Lab {
         }
     }
 
-    pub fn running(&self, n: usize) -> MemberState {
+    pub(crate) fn running(&self, n: usize) -> MemberState {
         self.eventually(n, Duration::from_secs(60), |state| {
             assert!(
                 !matches!(state.phase, Phase::Failed { .. } | Phase::ConfigRefused { .. }),
@@ -297,7 +298,7 @@ impl Lab {
     }
 
     /// A shell command in the member's container.
-    pub fn shell(&self, n: usize, command: &str) -> String {
+    pub(crate) fn shell(&self, n: usize, command: &str) -> String {
         let pid = self.process(n, "agent-under-tes").expect("an agent");
         let output = Command::new("nsenter")
             .args(["--target", &pid.to_string(), "--mount", "--net", "--pid", "--root", "--wd", "--"])
@@ -309,25 +310,30 @@ impl Lab {
     }
 
     /// Anonymous memory of a member's agent, KiB.
-    pub fn agent_memory(&self, n: usize) -> u64 {
+    pub(crate) fn agent_memory(&self, n: usize) -> u64 {
         let pid = self.process(n, "agent-under-tes").expect("an agent");
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
-    pub fn log(&self, n: usize) -> String {
+    pub(crate) fn log(&self, n: usize) -> String {
         fs::read_to_string(self.root(n).join("log")).unwrap_or_default()
     }
 
     /// Tells a member, under the next revision.
-    pub fn tell(&mut self, n: usize, action: Action) -> Result<protocol::Outcome, protocol::ClientError> {
+    pub(crate) fn tell(&mut self, n: usize, action: Action) -> Result<protocol::Outcome, protocol::ClientError> {
         self.stamp.revision += 1;
         let stamp = self.stamp;
-        self.tell_as(n, stamp, action)
+        self.tell_as(n, stamp, &action)
     }
 
-    pub fn tell_as(&self, n: usize, stamp: Stamp, action: Action) -> Result<protocol::Outcome, protocol::ClientError> {
+    pub(crate) fn tell_as(
+        &self,
+        n: usize,
+        stamp: Stamp,
+        action: &Action,
+    ) -> Result<protocol::Outcome, protocol::ClientError> {
         let client = self.client(n, CONTROLLER_COMMON_NAME);
         let end = Instant::now() + Duration::from_secs(20);
         loop {
@@ -341,7 +347,7 @@ impl Lab {
     }
 
     /// A new primary on member `n`.
-    pub fn primary(&mut self, n: usize) {
+    pub(crate) fn primary(&mut self, n: usize) {
         self.prepare(n, &Settings::default());
         self.start(n);
         self.tell(n, Action::Initialise { data_id: DataId(format!("data-{n}")) }).unwrap();
@@ -352,7 +358,7 @@ impl Lab {
     }
 
     /// A member that is copied from `donor` and follows `primary`.
-    pub fn replica(&mut self, n: usize, donor: usize, primary: usize) {
+    pub(crate) fn replica(&mut self, n: usize, donor: usize, primary: usize) {
         self.prepare(n, &Settings::default());
         self.start(n);
         self.tell(
@@ -361,10 +367,10 @@ impl Lab {
         )
         .unwrap();
         self.running(n);
-        self.tell(n, self.follow(n, primary)).unwrap();
+        self.tell(n, Self::follow(n, primary)).unwrap();
     }
 
-    pub fn follow(&self, n: usize, primary: usize) -> Action {
+    pub(crate) fn follow(n: usize, primary: usize) -> Action {
         Action::Follow {
             source: topology::action::Source {
                 endpoint: Self::server_of(primary),
@@ -378,7 +384,7 @@ impl Lab {
     }
 
     /// SQL as a user types it in the container, with root's password; rows as text.
-    pub fn sql(&self, n: usize, sql: &str) -> String {
+    pub(crate) fn sql(&self, n: usize, sql: &str) -> String {
         let root = self.root(n).join("root");
         let pid = self.process(n, "mariadbd").expect("a server");
         let output = Command::new("nsenter")
@@ -391,7 +397,7 @@ impl Lab {
     }
 
     /// pid, on this machine, of a member's process of that name.
-    pub fn process(&self, n: usize, name: &str) -> Option<i32> {
+    pub(crate) fn process(&self, n: usize, name: &str) -> Option<i32> {
         let root = self.root(n).join("root");
         for entry in fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
             let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };

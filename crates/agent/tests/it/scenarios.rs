@@ -11,7 +11,7 @@ use topology::{Command, DataId, Stamp};
 
 use super::harness::{self, Lab, Settings};
 
-pub fn trials() -> Vec<Trial> {
+pub(crate) fn trials() -> Vec<Trial> {
     let all: [(&str, fn()); 13] = [
         ("a_primary_and_two_replicas", a_primary_and_two_replicas),
         ("a_killed_server_is_reported_and_starts_again", a_killed_server_is_reported_and_starts_again),
@@ -120,10 +120,10 @@ fn stale_stamps_and_strangers_are_refused() {
     lab.start(0);
     let stamp = |epoch, revision| Stamp { epoch, revision };
     // Nothing to start: refused, but the stamp counts.
-    let refused = lab.tell_as(0, stamp(3, 7), Action::StartServer).unwrap_err();
+    let refused = lab.tell_as(0, stamp(3, 7), &Action::StartServer).unwrap_err();
     assert!(matches!(refused, ClientError::Refused(Refusal::NotPossible { .. })), "{refused}");
     for lower in [stamp(3, 6), stamp(2, 100)] {
-        let refused = lab.tell_as(0, lower, Action::StartServer).unwrap_err();
+        let refused = lab.tell_as(0, lower, &Action::StartServer).unwrap_err();
         assert!(
             matches!(refused, ClientError::Refused(Refusal::Stale { highest }) if highest == stamp(3, 7)),
             "{refused}"
@@ -220,7 +220,7 @@ fn a_replica_is_copied_anew() {
     lab.eventually(1, SOON, |state| {
         state.volume == Volume::Data { data_id: DataId("new".into()) } && state.phase == Phase::Running
     });
-    lab.tell(1, lab.follow(1, 0)).unwrap();
+    lab.tell(1, Lab::follow(1, 0)).unwrap();
     lab.sql(0, FILL);
     replicates(&lab, 1, "1000");
 }
@@ -293,7 +293,7 @@ fn following_again_and_new_passwords() {
     // Told again, the connection is not even interrupted.
     let dump = "SELECT ID FROM information_schema.PROCESSLIST WHERE COMMAND LIKE 'Binlog Dump%'";
     let before = lab.sql(0, dump);
-    lab.tell(1, lab.follow(1, 0)).unwrap();
+    lab.tell(1, Lab::follow(1, 0)).unwrap();
     assert_eq!(lab.sql(0, dump), before);
     // The Secrets change.
     for n in [0, 1] {

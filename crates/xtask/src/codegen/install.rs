@@ -52,12 +52,7 @@ const RULES: &[Rule] = &[
         verbs: &["get", "list", "watch", "patch", "update", "delete"],
     },
     Rule { why: "whether a lost member's node is gone", group: "", resources: &["nodes"], verbs: READ },
-    Rule {
-        why: "whether a volume can grow",
-        group: "storage.k8s.io",
-        resources: &["storageclasses"],
-        verbs: READ,
-    },
+    Rule { why: "whether a volume can grow", group: "storage.k8s.io", resources: &["storageclasses"], verbs: READ },
     Rule {
         why: "the agents' rights to their topology's Lease; to grant them the operator must hold them (see leases)",
         group: "rbac.authorization.k8s.io",
@@ -82,7 +77,12 @@ const RULES: &[Rule] = &[
         resources: &["events"],
         verbs: &["create", "patch", "update"],
     },
-    Rule { why: "the same, where tools read the older kind", group: "", resources: &["events"], verbs: &["create", "patch", "update"] },
+    Rule {
+        why: "the same, where tools read the older kind",
+        group: "",
+        resources: &["events"],
+        verbs: &["create", "patch", "update"],
+    },
 ];
 
 fn list(words: &[&str]) -> String {

@@ -10,7 +10,9 @@ pub(super) fn page(crd: &CustomResourceDefinition) -> String {
     let mut page = format!(
         "<!-- Made by `cargo xtask codegen`; changes here are lost. -->\n# {}\n\nAPI group `{}`. Types borrowed from Kubernetes are named, not spelled out: \
          `kubectl explain {}.FIELD` shows them.\n",
-        crd.spec.names.kind, crd.spec.group, crd.spec.names.singular.as_deref().unwrap_or(&crd.spec.names.plural)
+        crd.spec.names.kind,
+        crd.spec.group,
+        crd.spec.names.singular.as_deref().unwrap_or(&crd.spec.names.plural)
     );
     for version in &crd.spec.versions {
         let Some(schema) = version.schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref()) else { continue };
@@ -43,9 +45,24 @@ fn rows(page: &mut String, prefix: &str, schema: &JSONSchemaProps, depth: usize)
 /// Kubernetes' own types, known by their field's name.
 fn borrowed(path: &str) -> bool {
     const BORROWED: &[&str] = &[
-        "affinity", "tolerations", "topologySpreadConstraints", "securityContext", "podSecurityContext", "env", "envFrom", "volumes",
-        "volumeMounts", "initContainers", "sidecarContainers", "livenessProbe", "readinessProbe", "startupProbe", "resources",
-        "volumeClaimTemplate", "imagePullSecrets", "conditions",
+        "affinity",
+        "tolerations",
+        "topologySpreadConstraints",
+        "securityContext",
+        "podSecurityContext",
+        "env",
+        "envFrom",
+        "volumes",
+        "volumeMounts",
+        "initContainers",
+        "sidecarContainers",
+        "livenessProbe",
+        "readinessProbe",
+        "startupProbe",
+        "resources",
+        "volumeClaimTemplate",
+        "imagePullSecrets",
+        "conditions",
     ];
     path.rsplit('.').next().is_some_and(|name| BORROWED.contains(&name))
 }
@@ -56,7 +73,8 @@ fn type_of(field: &JSONSchemaProps) -> String {
     }
     match (field.type_.as_deref(), &field.enum_) {
         (Some("string"), Some(values)) => {
-            let values: Vec<String> = values.iter().map(|v| format!("`{}`", v.0.as_str().unwrap_or_default())).collect();
+            let values: Vec<String> =
+                values.iter().map(|v| format!("`{}`", v.0.as_str().unwrap_or_default())).collect();
             values.join(", ")
         }
         (Some(name), _) => name.into(),
