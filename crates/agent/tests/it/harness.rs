@@ -322,6 +322,7 @@ impl Lab {
     }
 
     /// Tells a member, under the next revision.
+    #[expect(clippy::needless_pass_by_value, reason = "actions are made where they are told")]
     pub(crate) fn tell(&mut self, n: usize, action: Action) -> Result<protocol::Outcome, protocol::ClientError> {
         self.stamp.revision += 1;
         let stamp = self.stamp;
