@@ -37,7 +37,7 @@ fn scenarios(folder: &Path, out: &mut Vec<PathBuf>) {
     }
 }
 
-/// At least 80 of 100 scenarios pass whole, and every step that differs is in `known.json`.
+/// Every step that differs is in `known.json`.
 /// `REPLAY=area/name` replays one and shows what differs; `REPLAY_KNOWN=1` writes `known.json`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn recorded_exchanges() {
