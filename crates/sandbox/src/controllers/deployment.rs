@@ -190,7 +190,7 @@ impl Deployments {
             return Ok(());
         }
         let api: Api<Deployment> = Api::namespaced(self.client.clone(), &deployment.namespace().unwrap_or_default());
-        let patch = status_patch(deployment.uid(), &before, &after);
+        let patch = status_patch(&deployment.metadata, &before, &after);
         tolerate(api.patch_status(&deployment.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await)
             .map(drop)
     }
@@ -259,7 +259,7 @@ impl Deployments {
         };
         if after != before {
             let sets: Api<ReplicaSet> = Api::namespaced(self.client.clone(), &namespace);
-            let patch = status_patch(set.uid(), &before, &after);
+            let patch = status_patch(&set.metadata, &before, &after);
             tolerate(sets.patch_status(&set.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await)?;
         }
         Ok(())

@@ -72,7 +72,7 @@ impl Budgets {
         }
         let api: Api<PodDisruptionBudget> =
             Api::namespaced(self.client.clone(), &budget.namespace().unwrap_or_default());
-        let patch = status_patch(budget.uid(), &before, &after);
+        let patch = status_patch(&budget.metadata, &before, &after);
         tolerate(api.patch_status(&budget.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await).map(drop)
     }
 }

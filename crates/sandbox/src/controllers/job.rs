@@ -143,7 +143,7 @@ impl Jobs {
         if after == before {
             return Ok(());
         }
-        let patch = status_patch(job.uid(), &before, &after);
+        let patch = status_patch(&job.metadata, &before, &after);
         tolerate(jobs.patch_status(&job.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await).map(drop)
     }
 }

@@ -18,6 +18,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use tokio::task::JoinSet;
 
@@ -127,11 +128,11 @@ fn is_conflict(error: &kube::Error) -> bool {
 }
 
 /// A merge patch from one status to the next. What is gone is named as `null`: a merge patch leaves alone what it does not name.
-fn status_patch<S: serde::Serialize>(uid: Option<String>, before: &S, after: &S) -> serde_json::Value {
+fn status_patch<S: serde::Serialize>(of: &ObjectMeta, before: &S, after: &S) -> serde_json::Value {
     let value = |status: &S| serde_json::to_value(status).unwrap_or_default();
     let mut patch = value(after);
     forget(&value(before), &mut patch);
-    serde_json::json!({ "metadata": { "uid": uid }, "status": patch })
+    serde_json::json!({ "metadata": { "uid": of.uid }, "status": patch })
 }
 
 fn forget(before: &serde_json::Value, after: &mut serde_json::Value) {
@@ -162,7 +163,7 @@ mod tests {
         let before = json!({ "active": 1, "ready": 1, "disruptedPods": { "a": "x", "b": "y" } });
         let after = json!({ "ready": 0, "disruptedPods": { "b": "y" } });
         assert_eq!(
-            status_patch(Some("u".into()), &before, &after),
+            status_patch(&ObjectMeta { uid: Some("u".into()), ..ObjectMeta::default() }, &before, &after),
             json!({ "metadata": { "uid": "u" },
                     "status": { "active": null, "ready": 0, "disruptedPods": { "a": null, "b": "y" } } })
         );

@@ -366,7 +366,7 @@ impl StatefulSets {
             return Ok(());
         }
         let api: Api<StatefulSet> = Api::namespaced(self.client.clone(), &set.namespace().unwrap_or_default());
-        let patch = status_patch(set.uid(), &before, &after);
+        let patch = status_patch(&set.metadata, &before, &after);
         tolerate(api.patch_status(&set.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await).map(drop)
     }
 }

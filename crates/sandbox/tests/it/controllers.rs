@@ -227,7 +227,7 @@ async fn a_new_template_rolls_from_the_highest_pod_down() {
     let sets = cluster.api::<StatefulSet>();
     sets.create(&PostParams::default(), &from(object)).await.unwrap();
     cluster.ready("db", 3).await;
-    let names: Vec<_> = cluster.pods().await.iter().map(|pod| pod.name_any()).collect();
+    let names: Vec<_> = cluster.pods().await.iter().map(kube::ResourceExt::name_any).collect();
     assert_eq!(names, ["db-1", "db-2", "db-3"]);
     let patch = json!({ "spec": { "template": { "metadata": { "annotations": { "a": "b" } } } } });
     sets.patch("db", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
@@ -243,7 +243,7 @@ async fn a_new_template_rolls_from_the_highest_pod_down() {
     let mut pods = cluster.pods().await;
     assert!(pods.iter().all(|pod| pod.annotations().contains_key("a")));
     pods.sort_by_key(|pod| pod.resource_version().unwrap().parse::<u64>().unwrap());
-    assert_eq!(pods.iter().map(|pod| pod.name_any()).collect::<Vec<_>>(), ["db-3", "db-2", "db-1"]);
+    assert_eq!(pods.iter().map(kube::ResourceExt::name_any).collect::<Vec<_>>(), ["db-3", "db-2", "db-1"]);
 }
 
 #[tokio::test]
@@ -253,7 +253,7 @@ async fn pods_of_an_orphaning_set_are_adopted_by_the_next() {
     let object = set("db", 2, "Parallel");
     sets.create(&PostParams::default(), &from(object.clone())).await.unwrap();
     cluster.ready("db", 2).await;
-    let uids = async || cluster.pods().await.iter().map(|pod| pod.uid()).collect::<Vec<_>>();
+    let uids = async || cluster.pods().await.iter().map(kube::ResourceExt::uid).collect::<Vec<_>>();
     let before = uids().await;
     let orphan = DeleteParams { propagation_policy: Some(PropagationPolicy::Orphan), ..DeleteParams::default() };
     sets.delete("db", &orphan).await.unwrap();
