@@ -30,9 +30,14 @@ fn kubectl_mariadb() -> Command {
     Command::new(env!("CARGO_BIN_EXE_kubectl-mariadb"))
 }
 
-/// Says on the real standard error (the test harness captures the print macros) that something is left out, and why.
+/// Says something on the real standard error: the test harness captures the print macros.
+pub(crate) fn say(what: &str) {
+    let _ = writeln!(std::io::stderr(), "{what}");
+}
+
+/// Says that something is left out, and why.
 pub(crate) fn skipped(what: &str) {
-    let _ = writeln!(std::io::stderr(), "skipped: {what}");
+    say(&format!("skipped: {what}"));
 }
 
 fn succeed(what: &str, mut command: Command) -> Result<Output, Failure> {

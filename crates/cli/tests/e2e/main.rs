@@ -24,14 +24,24 @@ fn trial(cluster: &Arc<Cluster>, name: &'static str, scenario: Scenario) -> Tria
             Some("seed_manifests") => "production".to_owned(),
             other => other.unwrap_or(name).replace('_', "-"),
         };
+        let clean_up = || {
+            if std::env::var_os("E2E_KEEP").is_none() {
+                let _ = cluster.kubectl(&["delete", "namespace", &namespace, "--timeout=60s"]);
+            }
+        };
         let run = || {
-            cluster.apply("default", &format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace}\n"))?;
+            let manifest = format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace}\n");
+            cluster.apply("default", &manifest)?;
             scenario(&cluster, &namespace)
         };
-        let result = run().map_err(|failure| format!("{failure}\n{}", cluster.explain(&namespace)));
-        if std::env::var_os("E2E_KEEP").is_none() {
-            let _ = cluster.kubectl(&["delete", "namespace", &namespace, "--wait=false"]);
-        }
+        let result = run().or_else(|first| {
+            // Two cores carry servers, builds and this: a time limit that is missed once is tried again, and told.
+            cluster::say(&format!("retried: {name}: {first}\n{}", cluster.explain(&namespace)));
+            clean_up();
+            run()
+        });
+        let result = result.map_err(|failure| format!("{failure}\n{}", cluster.explain(&namespace)));
+        clean_up();
         result.map_err(Failed::from)
     })
 }
