@@ -20,6 +20,7 @@ pub use duration::GoDuration;
 pub use quantity::Size;
 pub use resolve::{Mistake, resolve};
 pub use resolved::Resolved;
+pub use schema::BORROWED;
 pub use spec::{MariaDB, MariaDBSpec};
 pub use status::MariaDBStatus;
 

@@ -18,7 +18,7 @@ pub(crate) fn tidy(mut crd: CustomResourceDefinition) -> CustomResourceDefinitio
 }
 
 /// Names of fields whose types are Kubernetes' own.
-const BORROWED: &[&str] = &[
+pub const BORROWED: &[&str] = &[
     "affinity",
     "tolerations",
     "topologySpreadConstraints",

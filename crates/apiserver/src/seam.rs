@@ -2,7 +2,7 @@
 
 use axum::extract::Request;
 use axum::response::Response;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::http::{Context, error_response};
 use crate::identity::Identity;
@@ -57,11 +57,6 @@ pub(crate) fn needs_version(kind: &Kind) -> bool {
             (kind.group.as_str(), kind.kind.as_str()),
             ("coordination.k8s.io", "Lease") | ("policy", "PodDisruptionBudget") | ("apiextensions.k8s.io", _)
         )
-}
-
-/// Fills a bookmark with what Go's encoder writes of an empty object.
-pub(crate) fn bookmark(kind: &Kind, value: &mut Value) {
-    let _ = (kind, value, json!({}));
 }
 
 /// `serviceaccounts/{name}/token`.

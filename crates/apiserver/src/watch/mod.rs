@@ -214,9 +214,6 @@ impl Watch {
         if initial_events_end {
             value["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
-        if kind.custom.is_none() {
-            crate::seam::bookmark(kind, &mut value);
-        }
         let object = match &self.context.accept.shape {
             Shape::Table(version) => {
                 let metadata = value["metadata"].clone();

@@ -17,10 +17,8 @@ use super::pods::is_over;
 use super::scheduler::node_of;
 use super::{Sweep, tolerate};
 use crate::events::{Recorder, reference};
+use crate::node::register::PROVISIONER;
 use crate::quantity;
-
-/// Provisioner of the sandbox's storage classes.
-const PROVISIONER: &str = "sandbox.k8s.mariadb.com/local";
 
 const COMPONENT: &str = "persistentvolume-controller";
 const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";

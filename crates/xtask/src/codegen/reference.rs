@@ -44,27 +44,7 @@ fn rows(page: &mut String, prefix: &str, schema: &JSONSchemaProps, depth: usize)
 
 /// Kubernetes' own types, known by their field's name.
 fn borrowed(path: &str) -> bool {
-    const BORROWED: &[&str] = &[
-        "affinity",
-        "tolerations",
-        "topologySpreadConstraints",
-        "securityContext",
-        "podSecurityContext",
-        "env",
-        "envFrom",
-        "volumes",
-        "volumeMounts",
-        "initContainers",
-        "sidecarContainers",
-        "livenessProbe",
-        "readinessProbe",
-        "startupProbe",
-        "resources",
-        "volumeClaimTemplate",
-        "imagePullSecrets",
-        "conditions",
-    ];
-    path.rsplit('.').next().is_some_and(|name| BORROWED.contains(&name))
+    path.rsplit('.').next().is_some_and(|name| name == "conditions" || api::BORROWED.contains(&name))
 }
 
 fn type_of(field: &JSONSchemaProps) -> String {
