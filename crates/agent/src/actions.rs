@@ -39,10 +39,18 @@ fn name(action: &Action) -> &'static str {
     match action {
         Action::Initialise { .. } => "Initialise",
         Action::Clone { .. } => "Clone",
-        Action::StartServer => "StartServer",
+        Action::StartServer { .. } => "StartServer",
         Action::RestartServer => "RestartServer",
-        Action::OpenForWrites => "OpenForWrites",
-        Action::SetReadOnly => "SetReadOnly",
+        Action::OpenForWrites { .. } => "OpenForWrites",
+        Action::SetReadOnly { .. } => "SetReadOnly",
+        Action::Lock { .. } => "Lock",
+        Action::Unlock { .. } => "Unlock",
+        Action::CommitMarker => "CommitMarker",
+        Action::SetWaiting { .. } => "SetWaiting",
+        Action::Fence => "Fence",
+        Action::AwaitPosition { .. } => "AwaitPosition",
+        Action::ReplayRelayLog => "ReplayRelayLog",
+        Action::SaveErrant { .. } => "SaveErrant",
         Action::EnsureReplicationAccounts { .. } => "EnsureReplicationAccounts",
         Action::Follow { .. } => "Follow",
         Action::StartReplication => "StartReplication",
@@ -85,7 +93,7 @@ async fn act(shared: &Arc<Shared>, turn: Turn, action: Action) -> Result<Outcome
     match action {
         Action::Initialise { data_id } => initialise(shared, turn, data_id),
         Action::Clone { donor, data_id, replaces } => clone(shared, turn, donor, data_id, replaces),
-        Action::StartServer => start(shared, turn),
+        Action::StartServer { as_replica: false } => start(shared, turn),
         Action::RestartServer => {
             if !shared.server.is_running() {
                 return start(shared, turn);
@@ -96,7 +104,7 @@ async fn act(shared: &Arc<Shared>, turn: Turn, action: Action) -> Result<Outcome
             });
             Ok(Outcome::Started)
         }
-        Action::OpenForWrites => {
+        Action::OpenForWrites { opening: _ } => {
             let mut session = session(shared).await?;
             if let Some(password) = shared.places.root_password().filter(|_| !shared.config.root_empty_password) {
                 open_with_password(&mut session, &password).await.map_err(|e| statement(&e))?;
@@ -106,14 +114,14 @@ async fn act(shared: &Arc<Shared>, turn: Turn, action: Action) -> Result<Outcome
             seen(shared, &mut session).await;
             Ok(Outcome::Done)
         }
-        Action::SetReadOnly => {
+        Action::SetReadOnly { .. } => {
             let mut session = session(shared).await?;
             session.set_read_only().await.map_err(|e| statement(&e))?;
             seen(shared, &mut session).await;
             Ok(Outcome::Done)
         }
         Action::EnsureReplicationAccounts { users, login_only } => accounts(shared, &users, &login_only).await,
-        Action::Follow { source } => follow(shared, &source).await,
+        Action::Follow { source, demote: false } => follow(shared, &source).await,
         Action::StartReplication => {
             let mut session = session(shared).await?;
             session.start_replication().await.map_err(|e| statement(&e))?;
@@ -126,6 +134,16 @@ async fn act(shared: &Arc<Shared>, turn: Turn, action: Action) -> Result<Outcome
             seen(shared, &mut session).await;
             Ok(Outcome::Done)
         }
+        action @ (Action::StartServer { as_replica: true }
+        | Action::Follow { demote: true, .. }
+        | Action::Lock { .. }
+        | Action::Unlock { .. }
+        | Action::CommitMarker
+        | Action::SetWaiting { .. }
+        | Action::Fence
+        | Action::AwaitPosition { .. }
+        | Action::ReplayRelayLog
+        | Action::SaveErrant { .. }) => Err(not_possible(format!("this agent does not know {}", name(&action)))),
         Action::SetVariables { variables } => {
             let mut session = session(shared).await?;
             for (name, value) in &variables {

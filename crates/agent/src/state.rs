@@ -26,17 +26,13 @@ pub(crate) struct Board {
 impl Board {
     pub(crate) fn new(me: &Me, server_id: u32, volume: Volume, accepted: Stamp) -> Self {
         Self {
-            state: watch::Sender::new(MemberState {
-                name: MemberName(me.pod.clone()),
-                pod_uid: me.uid.clone(),
+            state: watch::Sender::new(MemberState::new(
+                MemberName(me.pod.clone()),
+                me.uid.clone(),
                 server_id,
                 accepted,
                 volume,
-                phase: Phase::Waiting,
-                server: None,
-                disk: None,
-                config_hash: None,
-            }),
+            )),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use mysql_async::{Row, Value};
-use topology::member::{ReplicationState, ServerError, ServerState, ThreadState};
+use topology::member::{ReplicationState, SemiSync, ServerError, ServerState, ThreadState};
 
 use crate::SqlError;
 
@@ -53,6 +53,7 @@ pub(crate) fn server(row: &Row, replication: Option<ReplicationState>) -> Result
         gtid_slave_pos: row.parsed("slave_pos")?,
         gtid_binlog_state: row.parsed("binlog_state")?,
         replication,
+        semi_sync: SemiSync::default(),
     })
 }
 
@@ -76,6 +77,7 @@ pub(crate) fn replication(row: &Row) -> Result<ReplicationState, SqlError> {
         io: thread("Slave_IO_Running")?,
         sql: thread("Slave_SQL_Running")?,
         gtid_io_pos: row.parsed("Gtid_IO_Pos")?,
+        receives: row.some("Slave_IO_Running")? == "Yes",
         io_error: error("Last_IO_Errno", "Last_IO_Error")?,
         sql_error: error("Last_SQL_Errno", "Last_SQL_Error")?,
         seconds_behind: row.text("Seconds_Behind_Master")?.and_then(|text| text.parse().ok()),

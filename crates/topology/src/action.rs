@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::gtid::GtidPosition;
+use crate::history::Errant;
 use crate::member::DataId;
 
 /// The decision that an action belongs to: ordered by epoch, then revision.
@@ -55,6 +57,18 @@ pub struct Source {
     pub delay: u32,
 }
 
+/// What is set before a primary opens.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Opening {
+    /// Commits wait for an acknowledgement.
+    pub wait: bool,
+    /// Replication accounts that are locked, with their connections killed.
+    pub lock: Vec<String>,
+    /// Replication accounts that may log in.
+    pub unlock: Vec<String>,
+}
+
 /// What one member is told to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "type")]
@@ -74,25 +88,80 @@ pub enum Action {
         replaces: Option<DataId>,
     },
     /// Start the server on the data that is there: read-only, replication stopped.
-    StartServer,
+    StartServer {
+        /// `--init-rpl-role=SLAVE`: crash recovery drops what nobody acknowledged. Only for a member that died as primary
+        /// and of which another holds the lease now; the tail of its binary log is copied aside first.
+        as_replica: bool,
+    },
     /// Stop the server cleanly and start it again (a new configuration or image option).
     RestartServer,
-    /// `read_only=OFF`, events on; a replication connection that is still configured is stopped and forgotten first
-    /// (`RESET SLAVE ALL`, never `RESET MASTER`). Only for the record's holder.
-    OpenForWrites,
+    /// Open for writes: locks first, then waits, then `read_only=OFF`, events on; a replication connection that is
+    /// still configured is stopped and forgotten first (`RESET SLAVE ALL`, never `RESET MASTER`; where that STOP hangs in
+    /// `connect()`, a drained and stopped SQL thread is enough, and the rest is done later). Only for the record's holder.
+    OpenForWrites {
+        /// What is set on the way.
+        opening: Opening,
+    },
     /// `read_only=ON`; clients are cut.
-    SetReadOnly,
-    /// On the primary: make sure that the accounts exist with the mounted password.
+    SetReadOnly {
+        /// Clients that are in a transaction may finish it for so long, milliseconds.
+        grace_ms: u32,
+        /// Where it does not succeed at once, or sessions wait for an acknowledgement, the server is killed (a demotion).
+        /// Else it fails and changes nothing.
+        kill: bool,
+    },
+    /// On the primary: make sure that the accounts exist with the mounted password. Locks stay as they are.
     EnsureReplicationAccounts {
         /// One account a member that replicates: `<user>_<server id>`.
         users: Vec<String>,
         /// The plain `<user>`, which can log in and nothing else.
         login_only: String,
     },
+    /// On the primary: these accounts are locked (`sql_log_bin=0`), their connections killed until none is left, looked
+    /// at once more. [`crate::member::Locks`] tells when it is so.
+    Lock {
+        /// Replication accounts.
+        accounts: Vec<String>,
+    },
+    /// On the primary: these accounts may log in again.
+    Unlock {
+        /// Replication accounts.
+        accounts: Vec<String>,
+    },
+    /// On the primary: commit a marker, a small row of the operator's own. Done when it is on its way; whether it came
+    /// back tells [`crate::member::Marker`].
+    CommitMarker,
+    /// On the primary: commits wait for an acknowledgement, without end; or they do not wait.
+    SetWaiting {
+        /// Wait.
+        on: bool,
+    },
+    /// Receive nothing any more, and acknowledge nothing: a backup that runs is ended, a stopped SQL thread started while
+    /// the IO thread still runs, the IO thread stopped. A STOP that hangs in `connect()` counts as done; after any other that
+    /// takes longer than 2 s the server is killed, and it is read from its files. What was received tells
+    /// [`crate::member::Fence`]; the SQL thread goes on applying.
+    Fence,
+    /// Wait until the server has applied all of this position (`MASTER_GTID_WAIT`); a failure when it does not in time.
+    AwaitPosition {
+        /// The position.
+        position: GtidPosition,
+        /// Milliseconds.
+        limit_ms: u32,
+    },
+    /// Both threads are stopped and the relay log holds more than is applied: apply it from the files.
+    ReplayRelayLog,
+    /// Write these transactions to the volume as readable SQL and as raw events, for people. [`crate::MemberState::saved`]
+    /// tells when they are.
+    SaveErrant {
+        /// Which.
+        errant: Vec<Errant>,
+    },
     /// Replicate from this source from now on; does nothing when that is already so.
     Follow {
         /// The source.
         source: Source,
+        /// It was primary: its own writes count as applied (`MASTER_DEMOTE_TO_SLAVE`).
+        demote: bool,
     },
     /// `START SLAVE` (both threads), the configured source unchanged.
     StartReplication,

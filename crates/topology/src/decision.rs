@@ -1,26 +1,39 @@
 //! What follows from an observation: the next record, the actions of this step, and what to tell people.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use crate::action::{Action, Command};
+use crate::action::{Action, Command, Stamp};
 use crate::gtid::GtidPosition;
 use crate::history::Errant;
 use crate::member::{MemberName, ServerError, ThreadState};
+use crate::plan::{Change, Course, Forecast};
 use crate::record::Record;
 
 /// A decision. Whoever carries it out swaps `record` first (a lost race means: decide again), then sends the
 /// orders, then observes again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decision {
-    /// The record to swap in before anything else. Always there when there are orders.
+    /// The record to swap in before anything else; `None`: it stays, and the orders belong to the decision that it
+    /// already names.
     pub record: Option<Record>,
+    /// The decision that the orders belong to.
+    pub stamp: Stamp,
     /// The actions of this step only. Those of one member are carried out in order, those of different ones at once.
     pub orders: Vec<Order>,
     /// What to tell people.
     pub report: Report,
     /// Look again after so long even if nothing is heard.
     pub look_again: Option<Duration>,
+    /// What is under way: to be handed in with the next observation, when the swap succeeded.
+    pub course: Course,
+    /// A change of primary, or an attempt at one, that is over: for the record that people read.
+    pub change: Option<Change>,
+    /// Members of [`crate::Intent::vacate`] that may be restarted or taken away now.
+    pub released: BTreeSet<MemberName>,
+    /// What would happen if the primary died now.
+    pub forecast: Option<Forecast>,
 }
 
 /// An action for a member.
@@ -35,10 +48,8 @@ pub struct Order {
 impl Decision {
     /// The orders under the stamp of the record that was swapped in.
     pub fn commands(&self) -> impl Iterator<Item = (&MemberName, Command)> {
-        self.record.iter().flat_map(|record| {
-            let stamp = record.stamp();
-            self.orders.iter().map(move |order| (&order.member, Command { stamp, action: order.action.clone() }))
-        })
+        let stamp = self.stamp;
+        self.orders.iter().map(move |order| (&order.member, Command { stamp, action: order.action.clone() }))
     }
 }
 

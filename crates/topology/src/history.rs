@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::gtid::{BinlogState, Gtid, GtidPosition};
 use crate::member::ServerState;
 use crate::record::Term;
@@ -70,7 +72,8 @@ impl BinlogState {
 }
 
 /// Transactions of one server in one domain that a member has and the primary's history has not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Errant {
     /// Replication domain.
     pub domain: u32,

@@ -1,5 +1,6 @@
 //! What people want of a topology: their objects, resolved and gathered under one root.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::action::{Endpoint, Source};
@@ -19,10 +20,83 @@ pub struct Intent {
     /// A person's word on whose data counts, where the operator cannot know (the primary's data is gone, or the
     /// record and the members disagree).
     pub use_data_of: Option<MemberName>,
+    /// What a commit waits for.
+    pub durability: Durability,
+    /// When and how the primary changes.
+    pub failover: Failover,
+    /// Somebody asked for a change of primary (`kubectl mariadb switchover`).
+    pub request: Option<Request>,
+    /// Members that shall be restarted, replaced or taken away: they are released first.
+    pub vacate: BTreeSet<MemberName>,
     /// The plain replication account; each member's own is `<user>_<server id>`.
     pub replication_user: String,
     /// All members that should run, in order of preference.
     pub members: Vec<MemberIntent>,
+}
+
+/// What a commit waits for, and what follows for a failover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// An acknowledgement, always.
+    Strict,
+    /// An acknowledgement while there is somebody to give one.
+    Safe,
+    /// Nothing that bounds a failover.
+    Available {
+        /// Commits wait as the user's own settings say.
+        semi_sync: bool,
+    },
+}
+
+impl Durability {
+    /// The record's ackers and `solo` decide over failovers.
+    pub fn promises(self) -> bool {
+        !matches!(self, Self::Available { .. })
+    }
+}
+
+/// When and how the primary changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failover {
+    /// Without being asked.
+    pub automatic: bool,
+    /// Extra wait, also after a confirmed death.
+    pub delay: Duration,
+    /// How long a primary may be silent before it counts as down.
+    pub timeout: Duration,
+    /// Failed attempts to reach it that are needed as well.
+    pub retries: u32,
+    /// After a change, no failover on mere suspicion within.
+    pub cooldown: Duration,
+    /// Longest wait for a target to catch up; in a failover, longest time without progress.
+    pub sync_timeout: Duration,
+    /// How long clients may finish their transactions in a switchover.
+    pub grace: Duration,
+}
+
+impl Default for Failover {
+    fn default() -> Self {
+        Self {
+            automatic: true,
+            delay: Duration::ZERO,
+            timeout: Duration::from_secs(5),
+            retries: 3,
+            cooldown: Duration::from_secs(60),
+            sync_timeout: Duration::from_secs(10),
+            grace: Duration::ZERO,
+        }
+    }
+}
+
+/// A request for a switchover.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Tells one request from another.
+    pub id: String,
+    /// To whom; `None`: the best.
+    pub target: Option<MemberName>,
+    /// For people.
+    pub why: String,
 }
 
 /// Why nothing is to be done.
@@ -89,6 +163,11 @@ impl Intent {
     /// A member by name.
     pub fn member(&self, name: &MemberName) -> Option<&MemberIntent> {
         self.members.iter().find(|member| member.name == *name)
+    }
+
+    /// Members that may be primary.
+    pub fn candidates(&self) -> impl Iterator<Item = &MemberIntent> {
+        self.members.iter().filter(|member| member.candidate)
     }
 
     /// The account that a member replicates with.

@@ -12,6 +12,7 @@ pub mod intent;
 pub mod member;
 pub mod memory;
 pub mod observation;
+pub mod plan;
 pub mod record;
 #[cfg(test)]
 mod scenario;
@@ -24,5 +25,6 @@ pub use gtid::{BinlogState, Gtid, GtidPosition};
 pub use intent::Intent;
 pub use member::{DataId, MemberName, MemberState};
 pub use observation::Observation;
+pub use plan::{Change, Course, Forecast, Plan};
 pub use record::Record;
 pub use time::Time;

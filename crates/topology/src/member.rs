@@ -1,11 +1,13 @@
 //! What is known of one member: its agent's report.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::action::Stamp;
-use crate::gtid::{BinlogState, GtidPosition};
+use crate::gtid::{BinlogState, Gtid, GtidPosition};
+use crate::history::Errant;
 
 /// A member's name: its pod's name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -51,6 +53,105 @@ pub struct MemberState {
     pub disk: Option<Disk>,
     /// Hash of the configuration the running server was started with (ConfigMap content).
     pub config_hash: Option<String>,
+    /// It receives and acknowledges nothing, since it was told so; gone when it is told to follow, start or open.
+    #[serde(default)]
+    pub fence: Option<Fence>,
+    /// Both replication threads are stopped and the relay log holds more than is applied: up to here.
+    #[serde(default)]
+    pub relay: Option<GtidPosition>,
+    /// The last marker that this member was told to commit.
+    #[serde(default)]
+    pub marker: Option<Marker>,
+    /// Replication accounts that are locked here.
+    #[serde(default)]
+    pub locks: Locks,
+    /// Errant transactions of this data that were written to the volume for people.
+    #[serde(default)]
+    pub saved: Vec<Errant>,
+    /// The pod was told to stop.
+    #[serde(default)]
+    pub leaving: bool,
+    /// What is wrong with a server that runs.
+    #[serde(default)]
+    pub trouble: Option<Trouble>,
+}
+
+impl MemberState {
+    /// Of an agent that has just started and looked at its volume.
+    pub fn new(name: MemberName, pod_uid: String, server_id: u32, accepted: Stamp, volume: Volume) -> Self {
+        Self {
+            name,
+            pod_uid,
+            server_id,
+            accepted,
+            volume,
+            phase: Phase::Waiting,
+            server: None,
+            disk: None,
+            config_hash: None,
+            fence: None,
+            relay: None,
+            marker: None,
+            locks: Locks::default(),
+            saved: Vec::new(),
+            leaving: false,
+            trouble: None,
+        }
+    }
+}
+
+/// A member that was fenced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Fence {
+    /// The decision that it belongs to.
+    pub stamp: Stamp,
+    /// How.
+    pub how: Fenced,
+    /// All that it holds, read after the fence: received or in its relay log files, applied or not.
+    pub received: GtidPosition,
+}
+
+/// How a member was fenced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fenced {
+    /// The IO thread is stopped.
+    Stopped,
+    /// The IO thread is caught in `connect()`, and told to stop: it will not receive again.
+    Connecting,
+    /// The server was killed.
+    Killed,
+}
+
+/// A marker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Marker {
+    /// The decision that it belongs to.
+    pub stamp: Stamp,
+    /// Its transaction; `None` while its commit has not returned.
+    pub gtid: Option<Gtid>,
+}
+
+/// Replication accounts that are locked on a member.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Locks {
+    /// The decision under which none of their connections was left; nobody's after a restart of the agent.
+    pub stamp: Stamp,
+    /// The accounts.
+    pub accounts: BTreeSet<String>,
+}
+
+/// What is wrong with a server that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Trouble {
+    /// It does not answer.
+    Unresponsive,
+    /// It was killed, and its process is still there (a hung disk).
+    NotGone,
+    /// The agent's own small writes do not succeed, for another reason than a missing acknowledgement.
+    CannotWrite,
 }
 
 /// What is in a member's volume.
@@ -138,6 +239,23 @@ pub struct ServerState {
     pub gtid_binlog_state: BinlogState,
     /// The replication connection, when one is configured.
     pub replication: Option<ReplicationState>,
+    /// Semi-synchronous replication.
+    #[serde(default)]
+    pub semi_sync: SemiSync,
+}
+
+/// Semi-synchronous replication, as a server sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SemiSync {
+    /// Commits wait for an acknowledgement (`rpl_semi_sync_master_enabled`).
+    pub waits: bool,
+    /// `Rpl_semi_sync_master_clients`: also dead and strange ones.
+    pub clients: u32,
+    /// Sessions that wait (`Rpl_semi_sync_master_wait_sessions`).
+    pub waiting: u32,
+    /// It acknowledges when it replicates (`rpl_semi_sync_slave_enabled`).
+    pub acknowledges: bool,
 }
 
 /// `SHOW ALL SLAVES STATUS` of the default connection.
@@ -156,6 +274,9 @@ pub struct ReplicationState {
     pub sql: ThreadState,
     /// `Gtid_IO_Pos`: received.
     pub gtid_io_pos: GtidPosition,
+    /// Something (a heartbeat, data) came from the source within the last three heartbeats.
+    #[serde(default)]
+    pub receives: bool,
     /// `Last_IO_Errno`, `Last_IO_Error`.
     pub io_error: Option<ServerError>,
     /// `Last_SQL_Errno`, `Last_SQL_Error`.

@@ -87,9 +87,9 @@ impl Kind {
             Action::Initialise { .. } => Self::Initialise,
             Action::Clone { replaces: None, .. } => Self::Clone,
             Action::Clone { replaces: Some(_), .. } => Self::Reseed,
-            Action::StartServer => Self::Start,
-            Action::OpenForWrites => Self::Open,
-            Action::SetReadOnly => Self::Close,
+            Action::StartServer { .. } => Self::Start,
+            Action::OpenForWrites { .. } => Self::Open,
+            Action::SetReadOnly { .. } => Self::Close,
             Action::EnsureReplicationAccounts { .. } => Self::Accounts,
             Action::Follow { .. } => Self::Follow,
             Action::StartReplication => Self::StartReplication,
@@ -200,7 +200,7 @@ impl Memory {
             Ok(()) => {
                 self.sent = self.sent.max(Some(command.stamp));
                 match &command.action {
-                    Action::Follow { source } => self.followed = Some(source.clone()),
+                    Action::Follow { source, demote: _ } => self.followed = Some(source.clone()),
                     Action::EnsureReplicationAccounts { users, login_only: _ } => {
                         self.accounts = users.iter().cloned().collect();
                     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::member::{DataId, MemberName, MemberState};
 use crate::memory::Memory;
+use crate::plan::Course;
 use crate::time::Time;
 
 /// A topology as seen.
@@ -15,6 +16,9 @@ pub struct Observation {
     pub idle_claims: Vec<String>,
     /// Randomness for new data ids.
     pub draw: u128,
+    /// What was under way when the last decision was taken ([`crate::Decision::course`]). Losing it costs patience, never
+    /// safety.
+    pub course: Course,
 }
 
 /// A member as seen.
@@ -40,7 +44,12 @@ pub enum Pod {
         /// For people: `ImagePullBackOff: ...`, `Unschedulable: ...`.
         why: String,
     },
-    /// Its container runs.
+    /// Its container ended, as its own kubelet reports: whatever ran in it is gone.
+    Exited {
+        /// For people: `OOMKilled (exit code 137)`.
+        why: String,
+    },
+    /// Its container runs, or did when something was last heard of its node.
     Running,
 }
 
@@ -64,6 +73,8 @@ pub enum Agent {
     Silent {
         /// Since when.
         since: Time,
+        /// Failed attempts to reach it since then.
+        attempts: u32,
         /// For people.
         why: String,
     },

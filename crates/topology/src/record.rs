@@ -3,7 +3,7 @@
 //! It is kept in one Kubernetes `Lease` per topology: the holder's data id is the lease's `holderIdentity`, the
 //! rest are annotations. Controller and agents both read and swap it, so its text form lives here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::action::Stamp;
@@ -20,7 +20,7 @@ pub mod annotation {
     pub const HOLDER_MEMBER: &str = "k8s.mariadb.com/holder";
     /// The holder's pod's UID.
     pub const HOLDER_POD_UID: &str = "k8s.mariadb.com/holder-pod-uid";
-    /// Data ids of those whose acknowledgement counts, separated by commas.
+    /// Those whose acknowledgement counts: `dataId/member`, separated by commas.
     pub const ACKERS: &str = "k8s.mariadb.com/ackers";
     /// `true`: it is not proven that the ackers hold everything the primary ever returned.
     pub const SOLO: &str = "k8s.mariadb.com/solo";
@@ -28,8 +28,13 @@ pub mod annotation {
     pub const HISTORY: &str = "k8s.mariadb.com/history";
     /// The member chosen to be initialised, and the id its data gets: `member dataId`.
     pub const FIRST: &str = "k8s.mariadb.com/first";
+    /// The primary that the objects asked for last and that was acted on: a later change asks for a switchover.
+    pub const WANTED: &str = "k8s.mariadb.com/wanted";
+    /// The last request for a switchover that was answered.
+    pub const ANSWERED: &str = "k8s.mariadb.com/answered";
     /// All of them.
-    pub const ALL: [&str; 8] = [EPOCH, REVISION, HOLDER_MEMBER, HOLDER_POD_UID, ACKERS, SOLO, HISTORY, FIRST];
+    pub const ALL: [&str; 10] =
+        [EPOCH, REVISION, HOLDER_MEMBER, HOLDER_POD_UID, ACKERS, SOLO, HISTORY, FIRST, WANTED, ANSWERED];
 }
 
 /// Who holds the lease.
@@ -74,14 +79,18 @@ pub struct Record {
     pub revision: u64,
     /// Who may be writable. `None` in epoch 0, and while a lost record is being rebuilt.
     pub holder: Option<Holder>,
-    /// Those whose acknowledgement lets a semi-synchronous commit return.
-    pub ackers: BTreeSet<DataId>,
+    /// Those whose acknowledgement lets a semi-synchronous commit return: their data, and the pods that it was seen in.
+    pub ackers: BTreeMap<DataId, MemberName>,
     /// It is not proven that the ackers hold everything the primary ever returned.
     pub solo: bool,
     /// The terms so far, oldest first.
     pub history: Vec<Term>,
     /// Chosen in epoch 0, before anything is initialised; gone afterwards.
     pub first: Option<First>,
+    /// The primary that the objects asked for last and that was acted on.
+    pub wanted: Option<MemberName>,
+    /// The last request for a switchover that was answered.
+    pub answered: Option<String>,
 }
 
 /// A Lease whose annotations are not a record.
@@ -123,10 +132,12 @@ impl Record {
             epoch,
             revision: self.revision + 1,
             holder: Some(holder),
-            ackers: BTreeSet::new(),
+            ackers: BTreeMap::new(),
             solo: true,
             history,
             first: None,
+            wanted: self.wanted.clone(),
+            answered: self.answered.clone(),
         }
     }
 
@@ -141,7 +152,7 @@ impl Record {
             (annotation::EPOCH, self.epoch.to_string()),
             (annotation::REVISION, self.revision.to_string()),
             (annotation::SOLO, self.solo.to_string()),
-            (annotation::ACKERS, join(self.ackers.iter().map(|id| id.0.clone()), ",")),
+            (annotation::ACKERS, join(self.ackers.iter().map(|(id, member)| format!("{id}/{member}")), ",")),
         ]);
         if let Some(Holder { data_id: _, member, pod_uid }) = &self.holder {
             all.insert(annotation::HOLDER_MEMBER, member.0.clone());
@@ -156,7 +167,18 @@ impl Record {
         if let Some(First { member, data_id }) = &self.first {
             all.insert(annotation::FIRST, format!("{member} {data_id}"));
         }
+        if let Some(wanted) = &self.wanted {
+            all.insert(annotation::WANTED, wanted.0.clone());
+        }
+        if let Some(answered) = &self.answered {
+            all.insert(annotation::ANSWERED, answered.clone());
+        }
         all
+    }
+
+    /// Is this member's data that of an acker?
+    pub fn is_acker(&self, data_id: &DataId) -> bool {
+        self.ackers.contains_key(data_id)
     }
 
     /// Reads a Lease.
@@ -191,14 +213,22 @@ impl Record {
                 Some(First { member: MemberName(member.to_owned()), data_id: DataId(data_id.to_owned()) })
             }
         };
+        let ackers = list(annotation::ACKERS, ',')
+            .map(|text| match text.split_once('/') {
+                Some((id, member)) => Ok((DataId(id.to_owned()), MemberName(member.to_owned()))),
+                None => Err(ParseRecordError { annotation: annotation::ACKERS, text: text.to_owned() }),
+            })
+            .collect::<Result<_, _>>()?;
         Ok(Record {
             epoch: number(annotation::EPOCH)?,
             revision: number(annotation::REVISION)?,
             holder,
-            ackers: list(annotation::ACKERS, ',').map(|id| DataId(id.to_owned())).collect(),
+            ackers,
             solo: annotation(annotation::SOLO) == Some("true"),
             history,
             first,
+            wanted: annotation(annotation::WANTED).map(|name| MemberName(name.to_owned())),
+            answered: annotation(annotation::ANSWERED).map(str::to_owned),
         })
     }
 }
@@ -239,7 +269,9 @@ mod tests {
         };
         let opened = first.next_epoch(holder("d1"), 1, GtidPosition::default());
         let mut second = opened.next_epoch(holder("d2"), 101, "0-1-12,3-1-7".parse().expect("a position"));
-        second.ackers = BTreeSet::from([DataId("d3".into()), DataId("d4".into())]);
+        second.ackers = ["d3", "d4"].map(|id| (DataId(id.into()), MemberName(format!("db-{id}")))).into();
+        second.wanted = Some(MemberName("db-2".into()));
+        second.answered = Some("2026-11-23T10:00:00Z".into());
         second.solo = false;
         for record in [empty, first, opened, second] {
             assert_eq!(round_trip(&record), record);
@@ -248,8 +280,12 @@ mod tests {
 
     #[test]
     fn a_new_epoch_starts_solo_and_without_ackers() {
-        let record =
-            Record { epoch: 3, revision: 17, ackers: BTreeSet::from([DataId("x".into())]), ..Record::default() };
+        let record = Record {
+            epoch: 3,
+            revision: 17,
+            ackers: [(DataId("x".into()), MemberName("db-1".into()))].into(),
+            ..Record::default()
+        };
         let next = record.next_epoch(holder("d9"), 7, GtidPosition::default());
         assert_eq!((next.epoch, next.revision, next.solo), (4, 18, true));
         assert!(next.ackers.is_empty());

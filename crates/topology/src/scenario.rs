@@ -7,12 +7,14 @@ use crate::action::{Action, Command, Endpoint, Stamp};
 use crate::decide::decide;
 use crate::decision::Decision;
 use crate::gtid::{BinlogState, Gtid, GtidPosition};
-use crate::intent::{Intent, MemberIntent, Recovery, ReplicaIntent};
+use crate::intent::{Durability, Failover, Intent, MemberIntent, Recovery, ReplicaIntent};
 use crate::member::{
-    DataId, MemberName, MemberState, Phase, ReplicationState, ServerError, ServerState, ThreadState, Volume,
+    DataId, Locks, MemberName, MemberState, Phase, ReplicationState, SemiSync, ServerError, ServerState, ThreadState,
+    Volume,
 };
 use crate::memory::Memory;
 use crate::observation::{Agent, Claim, Observation, Pod, Seen};
+use crate::plan::Course;
 use crate::record::Record;
 use crate::time::Time;
 
@@ -51,6 +53,10 @@ pub(crate) fn intent(replicas: u32) -> Intent {
         hands_off: None,
         wanted_primary: name("db-0"),
         use_data_of: None,
+        durability: Durability::Available { semi_sync: false },
+        failover: Failover::default(),
+        request: None,
+        vacate: BTreeSet::new(),
         replication_user: "repl".to_owned(),
         members: (0..replicas).map(|n| member_intent(&format!("db-{n}"), n + 1)).collect(),
     }
@@ -71,9 +77,17 @@ pub(crate) fn replica_state(member: &str, server_id: u32, data_id: &str) -> Memb
             gtid_slave_pos: GtidPosition::default(),
             gtid_binlog_state: BinlogState::default(),
             replication: Some(replication("db-0.ns.svc", server_id)),
+            semi_sync: SemiSync::default(),
         }),
         disk: None,
         config_hash: None,
+        fence: None,
+        relay: None,
+        marker: None,
+        locks: Locks::default(),
+        saved: Vec::new(),
+        leaving: false,
+        trouble: None,
     }
 }
 
@@ -85,6 +99,7 @@ fn replication(host: &str, server_id: u32) -> ReplicationState {
         io: ThreadState::Yes,
         sql: ThreadState::Yes,
         gtid_io_pos: GtidPosition::default(),
+        receives: true,
         io_error: None,
         sql_error: None,
         seconds_behind: Some(0),
@@ -132,6 +147,7 @@ pub(crate) struct World {
     /// Who was opened in which epoch.
     pub(crate) opened: BTreeMap<u64, DataId>,
     draw: u128,
+    course: Course,
 }
 
 impl World {
@@ -146,6 +162,7 @@ impl World {
             log: Vec::new(),
             opened: BTreeMap::new(),
             draw: 0,
+            course: Course::default(),
         };
         world.create_missing();
         world
@@ -276,7 +293,7 @@ impl World {
                 let agent = if answers {
                     Agent::Answers { state: Box::new(heard), at: self.now }
                 } else {
-                    Agent::Silent { since: self.now, why: "no connection".to_owned() }
+                    Agent::Silent { since: self.now, attempts: 1, why: "no connection".to_owned() }
                 };
                 (
                     member.clone(),
@@ -284,7 +301,7 @@ impl World {
                 )
             })
             .collect();
-        Observation { members, idle_claims: self.idle_claims.clone(), draw: self.draw }
+        Observation { members, idle_claims: self.idle_claims.clone(), draw: self.draw, course: self.course.clone() }
     }
 
     /// Looks and decides, without doing anything.
@@ -300,6 +317,7 @@ impl World {
             assert!(record.stamp() > self.record.stamp(), "every swap raises the stamp");
             self.record = record.clone();
         }
+        self.course = decision.course.clone();
         let commands: Vec<_> = decision.commands().map(|(member, command)| (member.clone(), command)).collect();
         for (n, (member, command)) in commands.into_iter().enumerate() {
             self.check(&member, &command);
@@ -347,7 +365,7 @@ impl World {
                 }
                 other => panic!("a clone over what it does not name: {other:?}"),
             },
-            Action::OpenForWrites => {
+            Action::OpenForWrites { .. } => {
                 let Volume::Data { data_id } = own else { panic!("opened without data") };
                 assert_eq!(self.record.holder_identity(), Some(data_id.0.as_str()), "opened without the lease");
                 let opened = self.opened.entry(command.stamp.epoch).or_insert_with(|| data_id.clone());
@@ -401,19 +419,19 @@ impl World {
                     model.pending = Some((failed, Volume::Empty));
                 }
             }
-            Action::StartServer => {
+            Action::StartServer { .. } => {
                 model.state.phase = Phase::Starting;
                 model.pending = Some((Phase::Running, model.state.volume.clone()));
             }
             action => {
                 if let Some(server) = model.state.server.as_mut() {
                     match action {
-                        Action::OpenForWrites => {
+                        Action::OpenForWrites { .. } => {
                             server.read_only = false;
                             server.replication = None;
                         }
-                        Action::SetReadOnly => server.read_only = true,
-                        Action::Follow { source } => {
+                        Action::SetReadOnly { .. } => server.read_only = true,
+                        Action::Follow { source, .. } => {
                             server.replication = Some(replication(&source.endpoint.host, server_id));
                         }
                         Action::StartReplication => {
@@ -458,11 +476,11 @@ fn word(action: &Action) -> String {
                 donor.host.trim_end_matches(".ns.svc")
             )
         }
-        Action::StartServer => "start".to_owned(),
-        Action::OpenForWrites => "open".to_owned(),
-        Action::SetReadOnly => "close".to_owned(),
+        Action::StartServer { .. } => "start".to_owned(),
+        Action::OpenForWrites { .. } => "open".to_owned(),
+        Action::SetReadOnly { .. } => "close".to_owned(),
         Action::EnsureReplicationAccounts { users, .. } => format!("accounts {}", users.join(" ")),
-        Action::Follow { source } => format!("follow {}", source.endpoint.host.trim_end_matches(".ns.svc")),
+        Action::Follow { source, .. } => format!("follow {}", source.endpoint.host.trim_end_matches(".ns.svc")),
         Action::StartReplication => "start-replication".to_owned(),
         other => format!("{other:?}"),
     }

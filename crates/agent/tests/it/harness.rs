@@ -353,7 +353,7 @@ impl Lab {
         self.start(n);
         self.tell(n, Action::Initialise { data_id: DataId(format!("data-{n}")) }).unwrap();
         self.running(n);
-        self.tell(n, Action::OpenForWrites).unwrap();
+        self.tell(n, Action::OpenForWrites { opening: topology::action::Opening::default() }).unwrap();
         let users = (1..5).map(|id| format!("repl_{id}")).collect();
         self.tell(n, Action::EnsureReplicationAccounts { users, login_only: "repl".into() }).unwrap();
     }
@@ -381,6 +381,7 @@ impl Lab {
                 heartbeat_ms: 1000,
                 delay: 0,
             },
+            demote: false,
         }
     }
 

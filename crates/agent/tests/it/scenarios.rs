@@ -91,7 +91,7 @@ fn a_killed_server_is_reported_and_starts_again() {
     let pid = lab.process(0, "mariadbd").unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
     lab.eventually(0, SOON, |state| state.phase == Phase::Waiting && state.server.is_none());
-    lab.tell(0, Action::StartServer).unwrap();
+    lab.tell(0, Action::StartServer { as_replica: false }).unwrap();
     let state = lab.running(0);
     assert!(state.server.unwrap().read_only, "a server starts read-only");
     assert_eq!(lab.sql(0, "SELECT COUNT(*) FROM app.t"), "500");
@@ -109,7 +109,7 @@ fn a_killed_member_keeps_its_data_and_its_stamp() {
         (state.volume, state.phase, state.accepted),
         (Volume::Data { data_id: DataId("data-0".into()) }, Phase::Waiting, accepted)
     );
-    lab.tell(0, Action::StartServer).unwrap();
+    lab.tell(0, Action::StartServer { as_replica: false }).unwrap();
     lab.running(0);
     assert_eq!(lab.sql(0, "SELECT COUNT(*) FROM app.t"), "500");
 }
@@ -120,17 +120,17 @@ fn stale_stamps_and_strangers_are_refused() {
     lab.start(0);
     let stamp = |epoch, revision| Stamp { epoch, revision };
     // Nothing to start: refused, but the stamp counts.
-    let refused = lab.tell_as(0, stamp(3, 7), &Action::StartServer).unwrap_err();
+    let refused = lab.tell_as(0, stamp(3, 7), &Action::StartServer { as_replica: false }).unwrap_err();
     assert!(matches!(refused, ClientError::Refused(Refusal::NotPossible { .. })), "{refused}");
     for lower in [stamp(3, 6), stamp(2, 100)] {
-        let refused = lab.tell_as(0, lower, &Action::StartServer).unwrap_err();
+        let refused = lab.tell_as(0, lower, &Action::StartServer { as_replica: false }).unwrap_err();
         assert!(
             matches!(refused, ClientError::Refused(Refusal::Stale { highest }) if highest == stamp(3, 7)),
             "{refused}"
         );
     }
     let stranger = lab.client(0, AGENT_COMMON_NAME);
-    let order = Command { stamp: stamp(9, 9), action: Action::StartServer };
+    let order = Command { stamp: stamp(9, 9), action: Action::StartServer { as_replica: false } };
     let refused = lab.block_on(stranger.command(&order)).unwrap_err();
     assert!(matches!(refused, ClientError::Unexpected { status, .. } if status == 403), "{refused}");
 }
@@ -144,7 +144,8 @@ fn other_data_is_never_touched() {
     assert!(matches!(lab.state(0).unwrap().volume, Volume::Foreign { .. }));
     let clone =
         Action::Clone { donor: Lab::agent_of(1), data_id: DataId("x".into()), replaces: Some(DataId("y".into())) };
-    for action in [Action::Initialise { data_id: DataId("x".into()) }, clone, Action::StartServer] {
+    for action in [Action::Initialise { data_id: DataId("x".into()) }, clone, Action::StartServer { as_replica: false }]
+    {
         let refused = lab.tell(0, action).unwrap_err();
         assert!(matches!(refused, ClientError::Refused(Refusal::NotPossible { .. })), "{refused}");
     }
@@ -191,7 +192,7 @@ fn a_donor_that_dies_leaves_nothing_behind() {
     assert!(!lab.volume(1).join("data.new").exists());
     // It works once the donor is back.
     lab.start(0);
-    lab.tell(0, Action::StartServer).unwrap();
+    lab.tell(0, Action::StartServer { as_replica: false }).unwrap();
     lab.running(0);
     lab.tell(1, clone).unwrap();
     lab.running(1);
@@ -278,7 +279,7 @@ fn scripts_and_bad_values() {
     assert!(message.contains("/no/such/folder"), "{message}");
     // Put right, the data is there.
     lab.shell(0, "echo > /etc/mariadb-operator/config/20-user.cnf");
-    lab.tell(0, Action::StartServer).unwrap();
+    lab.tell(0, Action::StartServer { as_replica: false }).unwrap();
     lab.running(0);
     assert_eq!(lab.sql(0, "SELECT SUM(v) FROM app.made"), "3");
     assert_eq!(lab.sql(0, "SELECT @@gtid_binlog_pos"), "");

@@ -1,18 +1,21 @@
 //! The topology's intent, from its resolved objects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use api::resolved::{Resolved, Role, WantedPrimary};
+use api::resolved::{ReplicationIntent, Resolved, Role, WantedPrimary};
 use api::{names, resolved};
 use topology::action::Endpoint;
-use topology::intent::{HandsOff, Intent, MemberIntent, Recovery, ReplicaIntent};
+use topology::intent::{Durability, Failover, HandsOff, Intent, MemberIntent, Recovery, ReplicaIntent};
 use topology::member::MemberName;
 
 /// Root's annotation: a person's word on whose data counts.
 const USE_DATA_OF: &str = "k8s.mariadb.com/use-data-of";
 /// Replicas beat every second, or faster where `slave_net_timeout` is short: at most a third of it.
 const HEARTBEAT_MS: u32 = 1000;
+
+/// Clients may finish their transactions for so long when the primary hands over.
+const GRACE: Duration = Duration::ZERO;
 
 /// What of an object is not in its resolved form.
 #[derive(Debug, Clone)]
@@ -47,10 +50,35 @@ pub(super) fn intent(
         replication: replication.is_some(),
         hands_off,
         wanted_primary: MemberName(wanted_primary),
+        durability: durability(replication),
+        failover: replication.map(failover).unwrap_or_default(),
+        request: None,
+        vacate: BTreeSet::new(),
         use_data_of: annotations.and_then(|all| all.get(USE_DATA_OF)).map(|name| MemberName(name.clone())),
         replication_user: replication.map(|replication| replication.account.user.clone()).unwrap_or_default(),
         members,
     })
+}
+
+fn durability(replication: Option<&ReplicationIntent>) -> Durability {
+    match replication.map(|replication| (replication.durability, replication.semi_sync)) {
+        Some((api::spec::Durability::Strict, _)) => Durability::Strict,
+        Some((api::spec::Durability::Safe, _)) => Durability::Safe,
+        Some((api::spec::Durability::Available, semi_sync)) => Durability::Available { semi_sync },
+        None => Durability::Available { semi_sync: false },
+    }
+}
+
+fn failover(replication: &ReplicationIntent) -> Failover {
+    Failover {
+        automatic: replication.automatic_failover,
+        delay: replication.failover_delay,
+        timeout: replication.failover_timeout,
+        retries: replication.failover_retries,
+        cooldown: replication.failover_cooldown,
+        sync_timeout: replication.replica.sync_timeout,
+        grace: GRACE,
+    }
 }
 
 fn members(root: &Resolved, object: &Object, server_ids: &BTreeMap<MemberName, u32>) -> Vec<MemberIntent> {

@@ -81,7 +81,7 @@ impl Links {
     /// What was heard last.
     pub(super) fn heard(&self, member: &MemberName) -> Agent {
         self.open.get(member).map_or_else(
-            || Agent::Silent { since: Time::default(), why: "there is no connection to it".to_owned() },
+            || Agent::Silent { since: Time::default(), attempts: 0, why: "there is no connection to it".to_owned() },
             |link| lock(&link.heard).clone(),
         )
     }
@@ -94,8 +94,8 @@ impl Links {
     }
 
     fn connect(&self, address: Address, tls: Arc<ClientConfig>) -> Link {
-        let heard =
-            Arc::new(Mutex::new(Agent::Silent { since: self.clock.now(), why: "no connection yet".to_owned() }));
+        let silent = Agent::Silent { since: self.clock.now(), attempts: 0, why: "no connection yet".to_owned() };
+        let heard = Arc::new(Mutex::new(silent));
         let stop = CancellationToken::new();
         let listener = Listener {
             clock: self.clock,
@@ -144,12 +144,12 @@ impl Listener {
             let fell_silent = {
                 let mut heard = lock(&self.heard);
                 let was_heard = matches!(*heard, Agent::Answers { .. });
-                let since = match &*heard {
-                    Agent::Silent { since, .. } => *since,
-                    Agent::Answers { .. } => self.clock.now(),
+                let (since, attempts) = match &*heard {
+                    Agent::Silent { since, attempts, .. } => (*since, attempts + 1),
+                    Agent::Answers { .. } => (self.clock.now(), 0),
                 };
                 let same = matches!(&*heard, Agent::Silent { why: known, .. } if *known == why);
-                *heard = Agent::Silent { since, why };
+                *heard = Agent::Silent { since, attempts, why };
                 was_heard || !same
             };
             if fell_silent {

@@ -19,7 +19,7 @@ use topology::decision::{Decision, Event, Refusal, Report, Role, Standing};
 use topology::member::{MemberName, MemberState};
 use topology::memory::Memory;
 use topology::observation::{Agent, Observation, Seen};
-use topology::{Command, Intent, decide};
+use topology::{Command, Course, Intent, decide};
 
 use super::clerk::{Briefing, Clerk};
 use super::clock::Clock;
@@ -79,6 +79,8 @@ pub(super) struct Runner {
     events: mpsc::UnboundedSender<Event>,
     clerk: Option<Clerk>,
     before: Option<Report>,
+    /// What the last decision began.
+    course: Course,
 }
 
 impl Runner {
@@ -107,6 +109,7 @@ impl Runner {
             events,
             clerk: Some(clerk),
             before: None,
+            course: Course::default(),
         }
     }
 
@@ -198,6 +201,7 @@ impl Runner {
                 }
             }
         };
+        self.course = decision.course.clone();
         self.act(&decision);
         if let Some(look_again) = decision.look_again {
             wait = wait.min(look_again);
@@ -355,7 +359,12 @@ impl Runner {
             };
             members.insert(name.clone(), seen);
         }
-        Observation { members, idle_claims: self.idle_claims(objects), draw: rand::random() }
+        Observation {
+            members,
+            idle_claims: self.idle_claims(objects),
+            draw: rand::random(),
+            course: self.course.clone(),
+        }
     }
 
     /// Bound claims of members beyond what is wanted now.

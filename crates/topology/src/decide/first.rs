@@ -179,7 +179,7 @@ fn open_first(pass: &mut Pass<'_>, first: Member<'_>) -> Flow {
 pub(super) fn start(pass: &mut Pass<'_>, member: Member<'_>) {
     report_failure(pass, member, |member, message| Refusal::CannotStart { member, message });
     if member.idle() && pass.can_order(member) {
-        pass.order_patiently(member, Action::StartServer);
+        pass.order_patiently(member, Action::StartServer { as_replica: false });
     }
 }
 

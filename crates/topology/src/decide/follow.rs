@@ -23,7 +23,7 @@ pub(super) fn follow_primary(pass: &mut Pass<'_>) -> Flow {
             continue; // The accounts come first.
         }
         let at = source.endpoint.host.clone();
-        if pass.order_patiently(member, Action::Follow { source }) {
+        if pass.order_patiently(member, Action::Follow { source, demote: false }) {
             pass.event("Following", member, format!("{} replicates from {} ({at})", member.name(), primary.name()));
         }
     }

@@ -1,5 +1,6 @@
 //! One pass over one observation: what the rules have said so far.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::report;
@@ -10,6 +11,7 @@ use crate::intent::Intent;
 use crate::member::MemberName;
 use crate::memory::Kind;
 use crate::observation::Observation;
+use crate::plan::{Change, Course, Forecast};
 use crate::record::Record;
 use crate::time::Time;
 
@@ -39,6 +41,11 @@ pub(super) struct Pass<'a> {
     ids: usize,
     /// Members whose data must be replaced, with the error (found by the repair rules, carried out by the seed rules).
     pub(super) broken: Vec<(MemberName, String)>,
+    /// What is under way.
+    pub(super) course: Course,
+    pub(super) change: Option<Change>,
+    pub(super) released: BTreeSet<MemberName>,
+    pub(super) forecast: Option<Forecast>,
 }
 
 impl<'a> Pass<'a> {
@@ -58,6 +65,10 @@ impl<'a> Pass<'a> {
             look_again: None,
             ids: 0,
             broken: Vec::new(),
+            course: seen.course.clone(),
+            change: None,
+            released: BTreeSet::new(),
+            forecast: None,
         }
     }
 
@@ -165,8 +176,19 @@ impl<'a> Pass<'a> {
             let revision = self.next.revision.max(self.record.revision + 1);
             Record { revision, ..self.next.clone() }
         });
+        let stamp = record.as_ref().unwrap_or(self.record).stamp();
         let dropped = record.as_ref().is_some_and(|record| record.stamp() < self.record.stamp());
         debug_assert!(!dropped, "a decision never goes back");
-        Decision { record, orders: self.orders, report, look_again: self.look_again }
+        Decision {
+            record,
+            stamp,
+            orders: self.orders,
+            report,
+            look_again: self.look_again,
+            course: self.course,
+            change: self.change,
+            released: self.released,
+            forecast: self.forecast,
+        }
     }
 }

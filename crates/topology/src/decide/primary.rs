@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::first::{start, start_epoch, word};
 use super::pass::{Flow, Pass};
 use super::view::{Content, Member};
-use crate::action::Action;
+use crate::action::{Action, Opening};
 use crate::decision::Refusal;
 use crate::member::Phase;
 use crate::memory::Kind;
@@ -18,7 +18,10 @@ pub(super) const LOGIN_REFUSED: [u32; 2] = [1045, 4151];
 pub(super) fn close_strays(pass: &mut Pass<'_>) -> Flow {
     for member in pass.members() {
         let stray = !pass.is_holder(member) && member.server().is_some_and(|server| !server.read_only);
-        if stray && pass.can_order(member) && pass.order_patiently(member, Action::SetReadOnly) {
+        if stray
+            && pass.can_order(member)
+            && pass.order_patiently(member, Action::SetReadOnly { grace_ms: 0, kill: true })
+        {
             pass.warn(
                 "UnexpectedlyWritable",
                 member,
@@ -31,7 +34,7 @@ pub(super) fn close_strays(pass: &mut Pass<'_>) -> Flow {
 
 /// Opens a member for writes, with the accounts that the others need.
 pub(super) fn open(pass: &mut Pass<'_>, member: Member<'_>) {
-    if !pass.order_patiently(member, Action::OpenForWrites) {
+    if !pass.order_patiently(member, Action::OpenForWrites { opening: Opening::default() }) {
         return;
     }
     if pass.intent.replication {

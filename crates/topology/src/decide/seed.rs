@@ -52,7 +52,8 @@ pub(super) fn empty_members(pass: &mut Pass<'_>) -> Flow {
 /// Whom to copy from: a healthy replica that was compared, rather than the primary, whose commits would stall. A big
 /// data set is read once at a time.
 fn donor<'a>(pass: &mut Pass<'a>, target: Member<'_>) -> Option<Member<'a>> {
-    let Some(primary) = pass.open_primary().filter(|_| pass.orders().iter().all(|o| o.action != Action::OpenForWrites))
+    let Some(primary) =
+        pass.open_primary().filter(|_| pass.orders().iter().all(|o| !matches!(o.action, Action::OpenForWrites { .. })))
     else {
         pass.refuse(Refusal::NoDonor { member: target.name().clone() });
         return None;
@@ -130,7 +131,7 @@ fn reseed(pass: &mut Pass<'_>, member: Member<'_>, error: &str) {
             return;
         }
     }
-    if pass.next.ackers.contains(data_id) || busy_with_copies(pass) || !pass.can_order(member) {
+    if pass.next.is_acker(data_id) || busy_with_copies(pass) || !pass.can_order(member) {
         return;
     }
     let wait = member.seen.map_or(Duration::ZERO, |seen| seen.memory.wait_for(Kind::Reseed, pass.now));

@@ -122,7 +122,7 @@ impl<'a> Member<'a> {
         let Some(seen) = self.seen else { return "not seen yet".to_owned() };
         match (&seen.pod, seen.claim, &seen.agent) {
             (Pod::Absent, ..) => "its pod does not exist".to_owned(),
-            (Pod::NotRunning { why }, ..) => why.clone(),
+            (Pod::NotRunning { why } | Pod::Exited { why }, ..) => why.clone(),
             (Pod::Running, _, Agent::Silent { why, .. }) => format!("its agent does not answer: {why}"),
             (Pod::Running, _, Agent::Answers { .. }) => "its agent is busy".to_owned(),
         }

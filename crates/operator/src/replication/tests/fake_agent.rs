@@ -19,7 +19,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use topology::gtid::{BinlogState, GtidPosition};
-use topology::member::{DataId, MemberName, MemberState, Phase, ReplicationState, ServerState, ThreadState, Volume};
+use topology::member::{
+    DataId, MemberName, MemberState, Phase, ReplicationState, SemiSync, ServerState, ThreadState, Volume,
+};
 use topology::{Action, Command, Stamp};
 
 /// All agents of a test, by host name.
@@ -32,17 +34,7 @@ pub(super) struct FakeAgent {
 }
 
 pub(super) fn empty(name: &str, server_id: u32) -> MemberState {
-    MemberState {
-        name: MemberName(name.to_owned()),
-        pod_uid: format!("uid-{name}"),
-        server_id,
-        accepted: Stamp::default(),
-        volume: Volume::Empty,
-        phase: Phase::Waiting,
-        server: None,
-        disk: None,
-        config_hash: None,
-    }
+    MemberState::new(MemberName(name.to_owned()), format!("uid-{name}"), server_id, Stamp::default(), Volume::Empty)
 }
 
 fn server() -> ServerState {
@@ -53,6 +45,7 @@ fn server() -> ServerState {
         gtid_slave_pos: GtidPosition::default(),
         gtid_binlog_state: BinlogState::default(),
         replication: None,
+        semi_sync: SemiSync::default(),
     }
 }
 
@@ -129,7 +122,7 @@ impl FakeAgent {
                 let phase = Phase::Cloning { donor: donor.host, received: 10 << 20, total: Some(20 << 20) };
                 self.later(phase, data_id, copy)
             }
-            Action::StartServer => {
+            Action::StartServer { .. } => {
                 self.state.send_modify(|state| {
                     state.phase = Phase::Running;
                     state.server.get_or_insert_with(server);
@@ -165,13 +158,13 @@ impl FakeAgent {
 
 fn at_once(server: &mut ServerState, server_id: u32, action: Action) {
     match action {
-        Action::OpenForWrites => server.read_only = false,
-        Action::SetReadOnly => server.read_only = true,
+        Action::OpenForWrites { .. } => server.read_only = false,
+        Action::SetReadOnly { .. } => server.read_only = true,
         Action::EnsureReplicationAccounts { .. } => {
             server.gtid_binlog_pos = "0-1-7".parse().expect("a position");
             server.gtid_binlog_state = "0-1-7".parse().expect("a state");
         }
-        Action::Follow { source } => {
+        Action::Follow { source, .. } => {
             server.gtid_slave_pos = "0-1-7".parse().expect("a position");
             server.replication = Some(ReplicationState {
                 host: source.endpoint.host,
@@ -180,6 +173,7 @@ fn at_once(server: &mut ServerState, server_id: u32, action: Action) {
                 io: ThreadState::Yes,
                 sql: ThreadState::Yes,
                 gtid_io_pos: "0-1-7".parse().expect("a position"),
+                receives: true,
                 io_error: None,
                 sql_error: None,
                 seconds_behind: Some(0),
