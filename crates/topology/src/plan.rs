@@ -12,6 +12,7 @@ use crate::action::Stamp;
 use crate::gtid::GtidPosition;
 use crate::history::Errant;
 use crate::member::{DataId, Fenced, MemberName};
+use crate::record::Acker;
 use crate::time::Time;
 
 /// What is carried from one decision to the next.
@@ -25,6 +26,8 @@ pub struct Course {
     pub down_since: Option<Time>,
     /// Writes have not been possible since.
     pub closed_since: Option<Time>,
+    /// A change whose new primary is in the record, and not yet open or not yet safe.
+    pub finishing: Option<Change>,
     /// The last plan of each kind that failed: when, how many in a row.
     pub failures: BTreeMap<&'static str, Failure>,
 }
@@ -77,7 +80,7 @@ pub enum PlanKind {
     /// Ackers that no longer acknowledge are locked out; they leave the record when another one holds a marker.
     Expel {
         /// They.
-        members: BTreeMap<DataId, MemberName>,
+        members: BTreeMap<DataId, Acker>,
         /// Why, for people.
         why: String,
     },

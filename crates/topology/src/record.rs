@@ -20,7 +20,7 @@ pub mod annotation {
     pub const HOLDER_MEMBER: &str = "k8s.mariadb.com/holder";
     /// The holder's pod's UID.
     pub const HOLDER_POD_UID: &str = "k8s.mariadb.com/holder-pod-uid";
-    /// Those whose acknowledgement counts: `dataId/member`, separated by commas.
+    /// Those whose acknowledgement counts: `dataId/member/serverId`, separated by commas.
     pub const ACKERS: &str = "k8s.mariadb.com/ackers";
     /// `true`: it is not proven that the ackers hold everything the primary ever returned.
     pub const SOLO: &str = "k8s.mariadb.com/solo";
@@ -46,6 +46,15 @@ pub struct Holder {
     pub member: MemberName,
     /// The UID of the pod that was told to open.
     pub pod_uid: String,
+}
+
+/// A member whose acknowledgement counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acker {
+    /// The pod that its data was seen in.
+    pub member: MemberName,
+    /// Its `server_id`: names its account, also when nothing is heard of it any more.
+    pub server_id: u32,
 }
 
 /// One primary's term.
@@ -79,8 +88,8 @@ pub struct Record {
     pub revision: u64,
     /// Who may be writable. `None` in epoch 0, and while a lost record is being rebuilt.
     pub holder: Option<Holder>,
-    /// Those whose acknowledgement lets a semi-synchronous commit return: their data, and the pods that it was seen in.
-    pub ackers: BTreeMap<DataId, MemberName>,
+    /// Those whose acknowledgement lets a semi-synchronous commit return, by their data.
+    pub ackers: BTreeMap<DataId, Acker>,
     /// It is not proven that the ackers hold everything the primary ever returned.
     pub solo: bool,
     /// The terms so far, oldest first.
@@ -152,7 +161,10 @@ impl Record {
             (annotation::EPOCH, self.epoch.to_string()),
             (annotation::REVISION, self.revision.to_string()),
             (annotation::SOLO, self.solo.to_string()),
-            (annotation::ACKERS, join(self.ackers.iter().map(|(id, member)| format!("{id}/{member}")), ",")),
+            (
+                annotation::ACKERS,
+                join(self.ackers.iter().map(|(id, acker)| format!("{id}/{}/{}", acker.member, acker.server_id)), ","),
+            ),
         ]);
         if let Some(Holder { data_id: _, member, pod_uid }) = &self.holder {
             all.insert(annotation::HOLDER_MEMBER, member.0.clone());
@@ -214,9 +226,9 @@ impl Record {
             }
         };
         let ackers = list(annotation::ACKERS, ',')
-            .map(|text| match text.split_once('/') {
-                Some((id, member)) => Ok((DataId(id.to_owned()), MemberName(member.to_owned()))),
-                None => Err(ParseRecordError { annotation: annotation::ACKERS, text: text.to_owned() }),
+            .map(|text| {
+                parse_acker(text)
+                    .ok_or_else(|| ParseRecordError { annotation: annotation::ACKERS, text: text.to_owned() })
             })
             .collect::<Result<_, _>>()?;
         Ok(Record {
@@ -243,6 +255,13 @@ fn parse_term(text: &str) -> Option<Term> {
     })
 }
 
+fn parse_acker(text: &str) -> Option<(DataId, Acker)> {
+    let mut parts = text.splitn(3, '/');
+    let id = DataId(parts.next()?.to_owned());
+    let member = MemberName(parts.next()?.to_owned());
+    Some((id, Acker { member, server_id: parts.next()?.parse().ok()? }))
+}
+
 fn join(texts: impl Iterator<Item = String>, separator: &str) -> String {
     texts.collect::<Vec<_>>().join(separator)
 }
@@ -260,6 +279,10 @@ mod tests {
         Holder { data_id: DataId(id.into()), member: MemberName("db-0".into()), pod_uid: "u-1".into() }
     }
 
+    fn acker(member: &str) -> Acker {
+        Acker { member: MemberName(member.into()), server_id: 7 }
+    }
+
     #[test]
     fn survives_the_lease() {
         let empty = Record::default();
@@ -269,7 +292,7 @@ mod tests {
         };
         let opened = first.next_epoch(holder("d1"), 1, GtidPosition::default());
         let mut second = opened.next_epoch(holder("d2"), 101, "0-1-12,3-1-7".parse().expect("a position"));
-        second.ackers = ["d3", "d4"].map(|id| (DataId(id.into()), MemberName(format!("db-{id}")))).into();
+        second.ackers = ["d3", "d4"].map(|id| (DataId(id.into()), acker("db-1"))).into();
         second.wanted = Some(MemberName("db-2".into()));
         second.answered = Some("2026-11-23T10:00:00Z".into());
         second.solo = false;
@@ -283,7 +306,7 @@ mod tests {
         let record = Record {
             epoch: 3,
             revision: 17,
-            ackers: [(DataId("x".into()), MemberName("db-1".into()))].into(),
+            ackers: [(DataId("x".into()), acker("db-1"))].into(),
             ..Record::default()
         };
         let next = record.next_epoch(holder("d9"), 7, GtidPosition::default());
