@@ -172,7 +172,12 @@ impl Intent {
 
     /// The account that a member replicates with.
     pub fn account(&self, member: &MemberIntent) -> String {
-        format!("{}_{}", self.replication_user, member.server_id)
+        self.account_of(member.server_id)
+    }
+
+    /// The account of the member with this `server_id`.
+    pub fn account_of(&self, server_id: u32) -> String {
+        format!("{}_{server_id}", self.replication_user)
     }
 
     /// How `member` follows `primary`.

@@ -14,6 +14,7 @@ pub mod memory;
 pub mod observation;
 pub mod plan;
 pub mod record;
+pub mod refusal;
 #[cfg(test)]
 mod scenario;
 pub mod time;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::action::{Action, Command, Source, Stamp};
 use crate::gtid::GtidPosition;
-use crate::member::{MemberState, ReplicationState, ThreadState, Volume};
+use crate::member::{MemberState, Phase, ReplicationState, ThreadState, Volume};
 use crate::time::Time;
 
 /// A replica counts as repaired, and its counters start anew, when it has been well for so long.
@@ -32,6 +32,10 @@ pub struct Memory {
     pub well_since: Option<Time>,
     /// Its positions have not moved since.
     pub still_since: Time,
+    /// Its server runs and does not do what it should, or does not answer, since.
+    pub unwell_since: Option<Time>,
+    /// It does not receive from its source since.
+    pub deaf_since: Option<Time>,
     /// It was busy with something: nothing is asked of it before this.
     pub not_before: Time,
     /// What was tried, by kind.
@@ -65,6 +69,22 @@ pub enum Kind {
     Follow,
     /// `START SLAVE`.
     StartReplication,
+    /// Receiving stopped.
+    Fence,
+    /// Accounts locked.
+    Lock,
+    /// Accounts unlocked.
+    Unlock,
+    /// A marker.
+    Marker,
+    /// Waits on or off.
+    Waiting,
+    /// A position.
+    Await,
+    /// The relay log from its files.
+    Replay,
+    /// Errant transactions written down.
+    Save,
     /// Anything else.
     Other,
 }
@@ -93,6 +113,14 @@ impl Kind {
             Action::EnsureReplicationAccounts { .. } => Self::Accounts,
             Action::Follow { .. } => Self::Follow,
             Action::StartReplication => Self::StartReplication,
+            Action::Fence => Self::Fence,
+            Action::Lock { .. } => Self::Lock,
+            Action::Unlock { .. } => Self::Unlock,
+            Action::CommitMarker => Self::Marker,
+            Action::SetWaiting { .. } => Self::Waiting,
+            Action::AwaitPosition { .. } => Self::Await,
+            Action::ReplayRelayLog => Self::Replay,
+            Action::SaveErrant { .. } => Self::Save,
             _ => Self::Other,
         }
     }
@@ -109,6 +137,14 @@ impl Kind {
             Self::Accounts => "setting up replication accounts on it",
             Self::Follow => "pointing it at its source",
             Self::StartReplication => "starting its replication",
+            Self::Fence => "stopping it from receiving",
+            Self::Lock => "locking replicas out on it",
+            Self::Unlock => "letting replicas in on it",
+            Self::Marker => "committing a marker on it",
+            Self::Waiting => "switching the waits of its commits",
+            Self::Await => "reaching a position",
+            Self::Replay => "applying its relay log",
+            Self::Save => "saving its errant transactions",
             Self::Other => "the last order",
         }
     }
@@ -148,6 +184,11 @@ impl Memory {
             self.positions = positions;
             self.still_since = now;
         }
+        let unwell = state.trouble.is_some() || state.phase == Phase::Running && state.server.is_none();
+        keep(&mut self.unwell_since, unwell, now);
+        let receives = state.server.as_ref().and_then(|server| server.replication.as_ref());
+        let receives = receives.is_some_and(|replication| replication.io == ThreadState::Yes && replication.receives);
+        keep(&mut self.deaf_since, !receives, now);
         match state.server.as_ref().and_then(|server| server.replication.as_ref()) {
             Some(replication) if works(replication) => {
                 let since = *self.well_since.get_or_insert(now);
@@ -249,6 +290,15 @@ impl Memory {
         self.tries
             .get(&kind)
             .map_or(Duration::ZERO, |tries| kind.pause(tries.count).saturating_sub(now.since(tries.last)))
+    }
+}
+
+/// Since when something holds.
+fn keep(since: &mut Option<Time>, holds: bool, now: Time) {
+    if holds {
+        since.get_or_insert(now);
+    } else {
+        *since = None;
     }
 }
 

@@ -9,14 +9,17 @@ use crate::decision::Decision;
 use crate::gtid::{BinlogState, Gtid, GtidPosition};
 use crate::intent::{Durability, Failover, Intent, MemberIntent, Recovery, ReplicaIntent};
 use crate::member::{
-    DataId, Locks, MemberName, MemberState, Phase, ReplicationState, SemiSync, ServerError, ServerState, ThreadState,
-    Volume,
+    DataId, Fence, Fenced, Locks, Marker, MemberName, MemberState, Phase, ReplicationState, SemiSync, ServerError,
+    ServerState, ThreadState, Volume,
 };
 use crate::memory::Memory;
 use crate::observation::{Agent, Claim, Observation, Pod, Seen};
 use crate::plan::Course;
 use crate::record::Record;
 use crate::time::Time;
+
+/// Transactions: who wrote them, and their number.
+type Content = BTreeSet<(u32, u64)>;
 
 pub(crate) fn name(text: &str) -> MemberName {
     MemberName(text.to_owned())
@@ -121,8 +124,11 @@ pub(crate) struct Model {
     pub(crate) claim: Claim,
     pub(crate) state: MemberState,
     pub(crate) silent: bool,
+    /// Other members do not reach it.
+    pub(crate) cut: bool,
+    silent_since: Option<Time>,
     /// Which transactions are in the data, whatever the server's variables say: (server id, sequence).
-    content: BTreeSet<(u32, u64)>,
+    pub(crate) content: Content,
     /// What is still heard of it, while its reports are held up.
     frozen: Option<MemberState>,
     /// Every order is refused with this.
@@ -181,6 +187,8 @@ impl World {
                     ..replica_state(&intent.name.0, intent.server_id, "")
                 },
                 silent: false,
+                cut: false,
+                silent_since: None,
                 content: BTreeSet::new(),
                 frozen: None,
                 refuses: None,
@@ -223,7 +231,16 @@ impl World {
             model.disk = Some(server);
         }
         model.state.phase = Phase::Waiting;
+        (model.state.fence, model.state.marker) = (None, None);
+        model.state.locks.stamp = Stamp::default();
         model.pending = None;
+    }
+
+    /// The server ends, the agent says so.
+    pub(crate) fn kill_server(&mut self, member: &str) {
+        let uid = self.member(member).state.pod_uid.clone();
+        self.restart_pod(member);
+        self.member(member).state.pod_uid = uid;
     }
 
     /// The volume is lost, the pod replaced.
@@ -257,19 +274,35 @@ impl World {
 
     /// Replicas apply what their source has.
     fn replicate(&mut self) {
-        let sources: BTreeMap<String, (ServerState, BTreeSet<(u32, u64)>)> = self
+        let sources: BTreeMap<String, (ServerState, Content, Locks)> = self
             .members
             .values()
-            .filter_map(|m| Some((format!("{}.ns.svc", m.state.name), (m.state.server.clone()?, m.content.clone()))))
+            .filter(|m| m.pod == Pod::Running && !m.cut)
+            .filter_map(|m| {
+                let seen = (m.state.server.clone()?, m.content.clone(), m.state.locks.clone());
+                Some((format!("{}.ns.svc", m.state.name), seen))
+            })
             .collect();
         for model in self.members.values_mut() {
             let Some(server) = model.state.server.as_mut() else { continue };
             let Some(replication) = server.replication.as_mut() else { continue };
-            let source = sources.get(&replication.host);
+            let source = sources.get(&replication.host).filter(|_| !model.cut);
+            let locked = source.is_some_and(|(_, _, locks)| locks.accounts.contains(&replication.user));
+            let source = source.filter(|_| !locked);
             if replication.io != ThreadState::No {
                 replication.io = if source.is_some() { ThreadState::Yes } else { ThreadState::Connecting };
             }
-            if let (true, Some((source, content))) = (crate::memory::works(replication), source) {
+            replication.receives = source.is_some();
+            if replication.io == ThreadState::Connecting && locked {
+                replication.io_error = Some(ServerError { errno: 4151, message: "locked".to_owned() });
+            }
+            if replication.io == ThreadState::Yes
+                && let Some((source, ..)) = source
+            {
+                replication.io_error = None;
+                replication.gtid_io_pos = replication.gtid_io_pos.furthest(&source.gtid_binlog_pos);
+            }
+            if let (true, Some((source, content, _))) = (crate::memory::works(replication), source) {
                 model.content.extend(content);
                 server.gtid_slave_pos = server.gtid_slave_pos.furthest(&source.gtid_binlog_pos);
                 server.gtid_binlog_pos = server.gtid_binlog_pos.furthest(&source.gtid_binlog_pos);
@@ -290,10 +323,14 @@ impl World {
                 if answers {
                     model.memory.observe(&heard, self.now);
                 }
+                let silent_since = if answers { None } else { Some(model.silent_since.unwrap_or(self.now)) };
+                model.silent_since = silent_since;
+                let since = silent_since.unwrap_or(self.now);
+                let attempts = u32::try_from(self.now.since(since).as_secs()).expect("not that long");
                 let agent = if answers {
                     Agent::Answers { state: Box::new(heard), at: self.now }
                 } else {
-                    Agent::Silent { since: self.now, attempts: 1, why: "no connection".to_owned() }
+                    Agent::Silent { since, attempts, why: "no connection".to_owned() }
                 };
                 (
                     member.clone(),
@@ -360,7 +397,14 @@ impl World {
                         matches!(&model.state.volume, Volume::Data { data_id } if Some(data_id.0.as_str()) == holder)
                     });
                     let primary = primary.expect("a re-seed without a primary");
-                    let lost: Vec<_> = self.members[member].content.difference(&primary.content).collect();
+                    let saved = &self.members[member].state.saved;
+                    let lost: Vec<_> = self.members[member]
+                        .content
+                        .difference(&primary.content)
+                        .filter(|(server_id, n)| {
+                            !saved.iter().any(|e| e.server_id == *server_id && e.known < *n && *n <= e.last)
+                        })
+                        .collect();
                     assert!(lost.is_empty(), "a re-seed of {member} would lose {lost:?}");
                 }
                 other => panic!("a clone over what it does not name: {other:?}"),
@@ -377,7 +421,7 @@ impl World {
 
     fn execute(&mut self, member: &MemberName, command: &Command) {
         let now = self.now;
-        let copies: BTreeMap<String, (Option<ServerState>, BTreeSet<(u32, u64)>)> = self
+        let copies: BTreeMap<String, (Option<ServerState>, Content)> = self
             .members
             .iter()
             .map(|(other, model)| (format!("{other}.ns.svc"), (model.state.server.clone(), model.content.clone())))
@@ -423,18 +467,53 @@ impl World {
                 model.state.phase = Phase::Starting;
                 model.pending = Some((Phase::Running, model.state.volume.clone()));
             }
+            Action::Fence => {
+                let server = model.state.server.as_mut().expect("a server to fence");
+                if let Some(replication) = server.replication.as_mut() {
+                    replication.io = ThreadState::No;
+                }
+                let received = server.replication.as_ref().map(|r| r.gtid_io_pos.clone()).unwrap_or_default();
+                let received = received.furthest(&server.gtid_slave_pos);
+                model.state.fence = Some(Fence { stamp: command.stamp, how: Fenced::Stopped, received });
+            }
+            Action::Lock { accounts } => {
+                model.state.locks.stamp = command.stamp;
+                model.state.locks.accounts.extend(accounts.iter().cloned());
+            }
+            Action::Unlock { accounts } => model.state.locks.accounts.retain(|account| !accounts.contains(account)),
+            Action::CommitMarker => {
+                let server = model.state.server.as_mut().expect("a server");
+                let sequence = server.gtid_binlog_pos.furthest(&server.gtid_slave_pos).sequence(0) + 1;
+                let gtid = Gtid { domain: 0, server_id, sequence };
+                server.gtid_binlog_pos.0.insert(0, gtid);
+                server.gtid_binlog_state.add(gtid);
+                model.content.insert((server_id, sequence));
+                model.state.marker = Some(Marker { stamp: command.stamp, gtid: Some(gtid) });
+            }
+            Action::SaveErrant { errant } => model.state.saved.extend(errant.iter().copied()),
             action => {
                 if let Some(server) = model.state.server.as_mut() {
                     match action {
-                        Action::OpenForWrites { .. } => {
+                        Action::OpenForWrites { opening } => {
                             server.read_only = false;
                             server.replication = None;
+                            server.semi_sync.waits = opening.wait;
+                            let locks = &mut model.state.locks.accounts;
+                            locks.extend(opening.lock.iter().cloned());
+                            locks.retain(|account| !opening.unlock.contains(account));
+                            model.state.fence = None;
                         }
+                        Action::SetWaiting { on } => server.semi_sync.waits = *on,
                         Action::SetReadOnly { .. } => server.read_only = true,
                         Action::Follow { source, .. } => {
-                            server.replication = Some(replication(&source.endpoint.host, server_id));
+                            let mut new = replication(&source.endpoint.host, server_id);
+                            new.gtid_io_pos = server.gtid_slave_pos.furthest(&server.gtid_binlog_pos);
+                            server.gtid_slave_pos = new.gtid_io_pos.clone();
+                            server.replication = Some(new);
+                            model.state.fence = None;
                         }
                         Action::StartReplication => {
+                            model.state.fence = None;
                             if let Some(replication) = server.replication.as_mut() {
                                 (replication.io, replication.sql) = (ThreadState::Yes, ThreadState::Yes);
                                 (replication.io_error, replication.sql_error) = (None, None);

@@ -176,26 +176,41 @@ fn open_first(pass: &mut Pass<'_>, first: Member<'_>) -> Flow {
 }
 
 /// Starts a member's server, and says why it did not start the last time.
+///
+/// What it starts as is decided first: data that was written to as primary, and whose place another one has taken, loses in
+/// crash recovery what nobody acknowledged.
 pub(super) fn start(pass: &mut Pass<'_>, member: Member<'_>) {
     report_failure(pass, member, |member, message| Refusal::CannotStart { member, message });
     if member.idle() && pass.can_order(member) {
-        pass.order_patiently(member, Action::StartServer { as_replica: false });
+        let as_replica = pass.record.holder.is_some() && !pass.is_holder(member) && was_primary(pass, member);
+        pass.order_patiently(member, Action::StartServer { as_replica });
     }
+}
+
+/// Its data was the holder's once.
+pub(super) fn was_primary(pass: &Pass<'_>, member: Member<'_>) -> bool {
+    member.data_id().is_some_and(|data_id| pass.record.history.iter().any(|term| term.data_id == *data_id))
 }
 
 /// The swap that makes a member primary, and what it does first. It is open for writes when it has done so.
 pub(super) fn start_epoch(pass: &mut Pass<'_>, member: Member<'_>) {
+    if pass.can_order(member) {
+        promote(pass, member);
+    }
+}
+
+/// The same as a step of a plan, whatever else the member is doing. `false`: it does not answer.
+pub(super) fn promote(pass: &mut Pass<'_>, member: Member<'_>) -> bool {
     let (Some(state), Some(server), Some(data_id)) = (member.state(), member.server(), member.data_id()) else {
-        return;
+        return false;
     };
     let holder = Holder { data_id: data_id.clone(), member: member.name().clone(), pod_uid: state.pod_uid.clone() };
     let position = server.gtid_binlog_pos.furthest(&server.gtid_slave_pos);
-    if !pass.can_order(member) {
-        return;
-    }
     pass.next = pass.next.next_epoch(holder, member.intent.server_id, position);
+    pass.next.wanted.get_or_insert_with(|| pass.intent.wanted_primary.clone());
     pass.event("PrimaryChosen", member, format!("{} is the primary of epoch {}", member.name(), pass.next.epoch));
-    super::primary::open(pass, member);
+    super::primary::open_at_once(pass, member);
+    true
 }
 
 /// No record, yet there is data: all are read, and the one that has everything becomes the holder of a new epoch.

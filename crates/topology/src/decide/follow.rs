@@ -1,12 +1,20 @@
 //! Every member but the primary follows it, by the primary's own service name.
 
+use std::time::Duration;
+
+use super::first::was_primary;
+use super::judge::{applied, held};
 use super::pass::{Flow, Pass};
 use super::view::{Member, Verdict};
 use crate::action::{Action, Source};
 use crate::member::ReplicationState;
 
+/// A relay log that does not move for so long is not waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Members that do not follow yet, or follow another one, are pointed at the primary.
 pub(super) fn follow_primary(pass: &mut Pass<'_>) -> Flow {
-    let Some(primary) = pass.open_primary().filter(|_| pass.intent.replication) else { return Flow::Next };
+    let Some(primary) = pass.lead().filter(|_| pass.intent.replication) else { return Flow::Next };
     for member in pass.others() {
         if member.data_id().is_none() || member.server().is_none() || !pass.can_order(member) {
             continue;
@@ -18,16 +26,39 @@ pub(super) fn follow_primary(pass: &mut Pass<'_>) -> Flow {
         if member.replication().is_none() && !joins_clean(pass, member, primary) {
             continue;
         }
+        if !let_in(pass, member, primary, &source) || !drained(pass, member) {
+            continue;
+        }
         let ready = primary.seen.is_some_and(|seen| seen.memory.accounts.contains(&source.user));
         if !ready && member.replication().is_none() {
             continue; // The accounts come first.
         }
         let at = source.endpoint.host.clone();
-        if pass.order_patiently(member, Action::Follow { source, demote: false }) {
+        let demote = was_primary(pass, member);
+        if pass.order_patiently(member, Action::Follow { source, demote }) {
             pass.event("Following", member, format!("{} replicates from {} ({at})", member.name(), primary.name()));
         }
     }
     Flow::Next
+}
+
+/// A candidate is admitted before it connects: whoever connects may acknowledge.
+fn let_in(pass: &Pass<'_>, member: Member<'_>, primary: Member<'_>, source: &Source) -> bool {
+    if !pass.intent.durability.promises() || !member.intent.candidate {
+        return true;
+    }
+    let locked = primary.state().is_some_and(|state| state.locks.accounts.contains(&source.user));
+    member.data_id().is_some_and(|data_id| pass.record.is_acker(data_id)) && !locked
+}
+
+/// Pointing it elsewhere throws its relay log away: what is in there is applied first, as long as that moves.
+fn drained(pass: &mut Pass<'_>, member: Member<'_>) -> bool {
+    let still = member.seen.map_or(Duration::MAX, |seen| pass.now.since(seen.memory.still_since));
+    if member.replication().is_none() || applied(member).covers(&held(member)) || still > PATIENCE {
+        return true;
+    }
+    pass.look_again_in(Duration::from_millis(50));
+    false
 }
 
 /// What does not replicate yet is compared before it joins.
@@ -35,7 +66,7 @@ fn joins_clean(pass: &mut Pass<'_>, member: Member<'_>, primary: Member<'_>) -> 
     match member.verdict(primary, &pass.record.history) {
         Some(Verdict::Clean) => true,
         Some(Verdict::Undecided) => {
-            pass.look_again_in(std::time::Duration::from_secs(2));
+            pass.look_again_in(Duration::from_secs(2));
             false
         }
         Some(Verdict::Errant(_)) | None => false,

@@ -3,13 +3,20 @@
 //! Each rule looks at the whole picture ([`pass::Pass`]), may give orders, refuse something by name, or end the
 //! pass. A member gets at most one order a pass, except where a rule gives it a sequence.
 
+mod ackers;
+mod course;
+mod diagnose;
+mod failover;
 mod first;
 mod follow;
+mod judge;
 mod pass;
 mod primary;
+mod release;
 mod repair;
 mod report;
 mod seed;
+mod switchover;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -27,17 +34,23 @@ const RULES: &[fn(&mut Pass<'_>) -> Flow] = &[
     first::duplicate_server_ids,
     first::stale_record,
     first::foreign_volumes,
+    course::keep_course,
+    course::proceed,
     primary::close_strays,
     first::first_data,
     first::lost_record,
+    failover::consider,
     primary::keep_open,
+    switchover::consider,
     primary::accounts,
     primary::start_others,
+    ackers::keep,
     seed::empty_members,
     follow::follow_primary,
     repair::errant_transactions,
     repair::stopped_threads,
     seed::broken_members,
+    release::release,
 ];
 
 /// Decides. `record` is [`Record::default`] where no Lease exists yet.

@@ -7,7 +7,7 @@ use super::report;
 use super::view::Member;
 use crate::action::Action;
 use crate::decision::{Decision, Event, Order, Refusal};
-use crate::intent::Intent;
+use crate::intent::{Durability, Intent};
 use crate::member::MemberName;
 use crate::memory::Kind;
 use crate::observation::Observation;
@@ -41,6 +41,8 @@ pub(super) struct Pass<'a> {
     ids: usize,
     /// Members whose data must be replaced, with the error (found by the repair rules, carried out by the seed rules).
     pub(super) broken: Vec<(MemberName, String)>,
+    /// Orders belong to the plan under way: the record is not swapped for them.
+    pub(super) under_plan: bool,
     /// What is under way.
     pub(super) course: Course,
     pub(super) change: Option<Change>,
@@ -65,6 +67,7 @@ impl<'a> Pass<'a> {
             look_again: None,
             ids: 0,
             broken: Vec::new(),
+            under_plan: false,
             course: seen.course.clone(),
             change: None,
             released: BTreeSet::new(),
@@ -91,6 +94,20 @@ impl<'a> Pass<'a> {
     /// The primary, when it runs and is open.
     pub(super) fn open_primary(&self) -> Option<Member<'a>> {
         self.primary().filter(|primary| primary.server().is_some_and(|server| !server.read_only))
+    }
+
+    /// The primary, when its server runs and it is open, or waits for its first acker before it opens (`Strict`).
+    pub(super) fn lead(&self) -> Option<Member<'a>> {
+        self.primary()
+            .filter(|primary| primary.server().is_some_and(|server| !server.read_only || self.opens_with_an_acker()))
+    }
+
+    /// `Strict`, and nobody acknowledges in this epoch yet: accounts, copies and admissions come before the first write.
+    pub(super) fn opens_with_an_acker(&self) -> bool {
+        self.intent.replication
+            && self.intent.durability == Durability::Strict
+            && self.record.ackers.is_empty()
+            && self.intent.candidates().count() > 1
     }
 
     pub(super) fn is_holder(&self, member: Member<'_>) -> bool {
@@ -171,7 +188,7 @@ impl<'a> Pass<'a> {
     pub(super) fn finish(self) -> Decision {
         let report = report::report(&self, &self.refusals, self.operation.clone(), self.events.clone());
         let changed = self.next != *self.record;
-        let record = (changed || !self.orders.is_empty()).then(|| {
+        let record = (changed || !self.orders.is_empty() && !self.under_plan).then(|| {
             // A rule that starts a new epoch, or rebuilds, has raised it already.
             let revision = self.next.revision.max(self.record.revision + 1);
             Record { revision, ..self.next.clone() }

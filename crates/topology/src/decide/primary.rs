@@ -1,15 +1,17 @@
 //! The primary: the holder of the lease runs, is open for writes, and nobody else is.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::first::{start, start_epoch, word};
 use super::pass::{Flow, Pass};
 use super::view::{Content, Member};
 use crate::action::{Action, Opening};
 use crate::decision::Refusal;
-use crate::member::Phase;
+use crate::intent::Durability;
+use crate::member::{MemberName, Phase};
 use crate::memory::Kind;
-use crate::record::Holder;
+use crate::record::{Holder, Record};
 
 /// MariaDB's errors for an account that cannot log in: wrong password or no such account, and a locked one.
 pub(super) const LOGIN_REFUSED: [u32; 2] = [1045, 4151];
@@ -32,11 +34,53 @@ pub(super) fn close_strays(pass: &mut Pass<'_>) -> Flow {
     Flow::Next
 }
 
-/// Opens a member for writes, with the accounts that the others need.
-pub(super) fn open(pass: &mut Pass<'_>, member: Member<'_>) {
-    if !pass.order_patiently(member, Action::OpenForWrites { opening: Opening::default() }) {
-        return;
+/// What is set when `holder` opens under `record`.
+pub(super) fn opening(pass: &Pass<'_>, record: &Record, holder: &MemberName) -> Opening {
+    match pass.intent.durability {
+        Durability::Available { semi_sync } => Opening {
+            wait: semi_sync && pass.intent.replication,
+            lock: Vec::new(),
+            // A copy has the locks of its donor.
+            unlock: pass.members().map(|member| pass.intent.account(member.intent)).collect(),
+        },
+        strict_or_safe => {
+            let somebody = pass
+                .members()
+                .any(|member| member.name() != holder && member.intent.candidate && member.replication().is_some());
+            Opening {
+                wait: strict_or_safe == Durability::Strict || !record.ackers.is_empty() || somebody,
+                lock: pass.accounts_to_lock(record, holder),
+                unlock: pass.accounts_of_ackers(record),
+            }
+        }
     }
+}
+
+/// Opens a member for writes, with the accounts that the others need.
+fn open(pass: &mut Pass<'_>, member: Member<'_>) {
+    let wait = member.seen.map_or(Duration::ZERO, |seen| seen.memory.wait_for(Kind::Open, pass.now));
+    if wait.is_zero() {
+        open_at_once(pass, member);
+    } else {
+        pass.look_again_in(wait);
+    }
+}
+
+/// The same, however often it was tried.
+pub(super) fn open_at_once(pass: &mut Pass<'_>, member: Member<'_>) {
+    if pass.intent.replication && pass.intent.durability == Durability::Strict && pass.next.ackers.is_empty() {
+        // Its first acker comes first: nothing is written before.
+        pass.operation = Some(format!("{} waits for a replica that acknowledges", member.name()));
+        if pass.intent.candidates().count() > 1 {
+            if pass.next != *pass.record {
+                let ensure = ensure_accounts(pass);
+                pass.order(member, ensure);
+            }
+            return;
+        }
+    }
+    let opening = opening(pass, &pass.next.clone(), member.name());
+    pass.order(member, Action::OpenForWrites { opening });
     if pass.intent.replication {
         let ensure = ensure_accounts(pass);
         pass.order(member, ensure);
@@ -62,8 +106,11 @@ pub(super) fn keep_open(pass: &mut Pass<'_>) -> Flow {
     };
     match (primary.phase(), primary.server()) {
         (Some(Phase::Running), Some(server)) if server.read_only => {
-            if pass.can_order(primary) {
+            if pass.closes(primary) {
+                pass.operation = Some(format!("{} stops taking writes", primary.name()));
+            } else if pass.can_order(primary) {
                 note_pod(pass, primary);
+                after_lock_out(pass, primary);
                 open(pass, primary);
             }
         }
@@ -74,6 +121,17 @@ pub(super) fn keep_open(pass: &mut Pass<'_>) -> Flow {
         }
     }
     Flow::Next
+}
+
+/// A switchover that nobody carries on had locked the ackers out: whoever opens again wins over a late actor, and what
+/// root may have written meanwhile is not proven to be anywhere else.
+fn after_lock_out(pass: &mut Pass<'_>, primary: Member<'_>) {
+    let accounts = pass.accounts_of_ackers(pass.record);
+    let locked =
+        primary.state().is_some_and(|state| accounts.iter().any(|account| state.locks.accounts.contains(account)));
+    if locked {
+        pass.next.solo = true;
+    }
 }
 
 fn note_pod(pass: &mut Pass<'_>, primary: Member<'_>) {
@@ -109,7 +167,7 @@ fn lost_primary(pass: &mut Pass<'_>, holder: &Holder) {
 
 /// The accounts exist before somebody needs one, and are set right when somebody cannot log in.
 pub(super) fn accounts(pass: &mut Pass<'_>) -> Flow {
-    let Some(primary) = pass.open_primary().filter(|_| pass.intent.replication) else { return Flow::Next };
+    let Some(primary) = pass.lead().filter(|_| pass.intent.replication) else { return Flow::Next };
     let there: BTreeSet<String> = primary.seen.map(|seen| seen.memory.accounts.clone()).unwrap_or_default();
     let mut missing = false;
     let mut refused = false;
@@ -131,7 +189,7 @@ pub(super) fn accounts(pass: &mut Pass<'_>) -> Flow {
     Flow::Next
 }
 
-/// A member that does not replicate yet will log in soon.
+/// A member that has data and a server will log in soon, if it does not replicate yet.
 fn needs_account(member: Member<'_>) -> bool {
     member.data_id().is_some() && member.server().is_some() && member.replication().is_none()
 }

@@ -4,6 +4,7 @@
 use super::follow::follows;
 use super::pass::{Flow, Pass};
 use super::primary::LOGIN_REFUSED;
+use super::seed;
 use super::view::{Member, Verdict};
 use crate::action::Action;
 use crate::decision::Refusal;
@@ -74,13 +75,32 @@ pub(super) fn words(error: &ServerError) -> String {
     format!("error {}: {message}", error.errno)
 }
 
-/// Members that have what the primary has not are named, working or not. Their data is never replaced.
+/// Members that have what the primary has not are named, working or not. Their data is replaced only after that was saved.
 pub(super) fn errant_transactions(pass: &mut Pass<'_>) -> Flow {
     let Some(primary) = pass.primary() else { return Flow::Next };
     for member in pass.others() {
-        if let Some(Verdict::Errant(errant)) = member.verdict(primary, &pass.record.history) {
-            pass.refuse(Refusal::ErrantTransactions { member: member.name().clone(), errant });
+        let Some(Verdict::Errant(errant)) = member.verdict(primary, &pass.record.history) else { continue };
+        let recovers = member.intent.replica.recovery.enabled && pass.lead().is_some();
+        if recovers && seed::saved(member, &errant) {
+            let what = format!("transactions that the primary never had: {}", crate::decision::list(&errant));
+            pass.broken.push((member.name().clone(), what));
+            continue;
         }
+        if recovers
+            && pass.can_order(member)
+            && pass.order_patiently(member, Action::SaveErrant { errant: errant.clone() })
+        {
+            pass.warn(
+                "ErrantTransactions",
+                member,
+                format!(
+                    "{} has transactions that the primary never had ({}); they are saved on its volume before its data is replaced",
+                    member.name(),
+                    crate::decision::list(&errant)
+                ),
+            );
+        }
+        pass.refuse(Refusal::ErrantTransactions { member: member.name().clone(), errant, saves: recovers });
     }
     Flow::Next
 }

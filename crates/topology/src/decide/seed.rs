@@ -7,6 +7,7 @@ use super::pass::{Flow, Pass};
 use super::view::{Content, Member, Verdict};
 use crate::action::Action;
 use crate::decision::Refusal;
+use crate::history::Errant;
 use crate::member::{MemberName, Phase, ThreadState};
 use crate::memory::Kind;
 
@@ -53,7 +54,7 @@ pub(super) fn empty_members(pass: &mut Pass<'_>) -> Flow {
 /// data set is read once at a time.
 fn donor<'a>(pass: &mut Pass<'a>, target: Member<'_>) -> Option<Member<'a>> {
     let Some(primary) =
-        pass.open_primary().filter(|_| pass.orders().iter().all(|o| !matches!(o.action, Action::OpenForWrites { .. })))
+        pass.lead().filter(|_| pass.orders().iter().all(|o| !matches!(o.action, Action::OpenForWrites { .. })))
     else {
         pass.refuse(Refusal::NoDonor { member: target.name().clone() });
         return None;
@@ -117,14 +118,15 @@ pub(super) fn broken_members(pass: &mut Pass<'_>) -> Flow {
 
 fn reseed(pass: &mut Pass<'_>, member: Member<'_>, error: &str) {
     let name = member.name();
-    let (Some(data_id), Some(primary)) = (member.data_id(), pass.open_primary()) else { return };
+    let (Some(data_id), Some(primary)) = (member.data_id(), pass.lead()) else { return };
     if !member.intent.replica.recovery.enabled {
         pass.refuse(Refusal::RecoveryDisabled { member: name.clone(), error: error.to_owned() });
         return;
     }
     match member.verdict(primary, &pass.record.history) {
         Some(Verdict::Clean) => {}
-        // Refused by the rule about errant transactions.
+        // Nothing is wiped before it was saved.
+        Some(Verdict::Errant(errant)) if saved(member, &errant) => {}
         Some(Verdict::Errant(_)) => return,
         Some(Verdict::Undecided) | None => {
             pass.look_again_in(Duration::from_secs(2));
@@ -154,6 +156,16 @@ fn reseed(pass: &mut Pass<'_>, member: Member<'_>, error: &str) {
             donor.name()
         ),
     );
+}
+
+/// Every one of these was written down on the member's volume.
+pub(super) fn saved(member: Member<'_>, errant: &[Errant]) -> bool {
+    let saved = member.state().map(|state| state.saved.as_slice()).unwrap_or_default();
+    errant.iter().all(|e| {
+        saved
+            .iter()
+            .any(|s| s.domain == e.domain && s.server_id == e.server_id && s.last >= e.last && s.known <= e.known)
+    })
 }
 
 fn busy_with_copies(pass: &Pass<'_>) -> bool {

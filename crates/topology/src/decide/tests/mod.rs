@@ -1,6 +1,7 @@
 //! Scenarios and laws of [`super::decide`].
 
 mod bring_up;
+mod changes;
 mod laws;
 mod trouble;
 

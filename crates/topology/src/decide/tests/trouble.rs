@@ -8,6 +8,8 @@ use crate::scenario::{World, intent, name};
 
 fn running(replicas: u32) -> World {
     let mut world = World::new(intent(replicas));
+    // What becomes of a primary that stays the primary; `changes` has the rest.
+    world.intent.failover.automatic = false;
     assert!(world.settle().report.health.ok);
     world.write("db-0", 3);
     world.settle();
@@ -141,26 +143,28 @@ fn recovery_can_be_forbidden() {
 }
 
 #[test]
-fn errant_transactions_are_never_wiped() {
+fn errant_transactions_are_kept_where_recovery_is_off() {
     let mut world = running(2);
+    world.intent.members[1].replica.recovery.enabled = false;
     world.write("db-1", 1);
     world.replication("db-1").sql = ThreadState::No;
     world.replication("db-1").sql_error = Some(error(1950));
     let decision = world.run_for(900);
-    assert_eq!((log(&mut world).as_str(), reasons(&decision)), ("", vec!["ErrantTransactions"]));
+    assert_eq!((log(&mut world).as_str(), reasons(&decision)), ("", vec!["ErrantTransactions", "RecoveryDisabled"]));
     assert!(decision.report.health.message.contains("(up to 0-2-4)"), "{}", decision.report.health.message);
 }
 
 #[test]
-fn a_replica_ahead_of_a_primary_that_lost_its_tail_is_kept() {
+fn a_replica_ahead_of_a_primary_that_lost_its_tail_is_kept_where_recovery_is_off() {
     let mut world = running(2);
+    world.intent.members[1].replica.recovery.enabled = false;
     let short: crate::GtidPosition = "0-1-2".parse().expect("a position");
     world.server("db-0").gtid_binlog_pos = short;
     world.server("db-0").gtid_binlog_state = "0-1-2".parse().expect("a state");
     world.replication("db-1").io = ThreadState::No;
     world.replication("db-1").io_error = Some(error(1236));
     let decision = world.run_for(10);
-    assert_eq!((log(&mut world).as_str(), reasons(&decision)), ("", vec!["ErrantTransactions"]));
+    assert_eq!((log(&mut world).as_str(), reasons(&decision)), ("", vec!["ErrantTransactions", "RecoveryDisabled"]));
 }
 
 #[test]
@@ -220,7 +224,7 @@ fn the_primary_s_claim_gone() {
     world.member("db-0").pod = Pod::NotRunning { why: "Unschedulable".to_owned() };
     world.member("db-0").claim = Claim::Unbound;
     let decision = world.settle();
-    assert_eq!(reasons(&decision), ["PrimaryVolumeLost"]);
+    assert_eq!(reasons(&decision), ["AutomaticFailoverOff", "PrimaryVolumeLost"]);
 }
 
 #[test]
@@ -228,7 +232,7 @@ fn a_silent_primary_is_waited_for() {
     let mut world = running(2);
     world.member("db-0").silent = true;
     let decision = world.settle();
-    assert_eq!((log(&mut world).as_str(), decision.report.health.reason), ("", "PrimaryNotReady"));
+    assert_eq!((log(&mut world).as_str(), decision.report.health.reason), ("", "AutomaticFailoverOff"));
     assert_eq!(standing(&decision, "db-0"), Standing::Silent);
 }
 

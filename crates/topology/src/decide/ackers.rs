@@ -1,0 +1,410 @@
+//! Who may acknowledge, and what is proven about it (docs/failover.md, section 4).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::course::TICK;
+use super::diagnose::{Diagnosis, diagnose};
+use super::judge::held;
+use super::pass::{Flow, Pass};
+use super::repair::{Need, need};
+use super::view::{self, Member};
+use crate::action::Action;
+use crate::gtid::GtidPosition;
+use crate::intent::Durability;
+use crate::member::{DataId, Phase, ThreadState};
+use crate::plan::{Plan, PlanKind};
+use crate::record::Acker;
+
+const EXPEL: &str = "expel";
+const PROVE: &str = "prove";
+const NEAR: &str = "near";
+/// An acker that holds a marker within this is near: waiting for it does not stall writes.
+const NEAR_LIMIT: Duration = Duration::from_secs(1);
+/// A marker that an acker holds comes back at once; one that does not was acknowledged into a broken connection.
+const LOST_LIMIT: Duration = Duration::from_secs(1);
+/// Nobody proved anything by then: tried again later.
+const PROVE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Is this member good enough to acknowledge? `Err`: why not, and whether that is sure at once.
+fn fit(pass: &Pass<'_>, member: Member<'_>) -> Result<(), (String, bool)> {
+    if !member.intent.candidate {
+        return Err(("is no candidate".to_owned(), true));
+    }
+    if pass.intent.vacate.contains(member.name()) || member.state().is_some_and(|state| state.leaving) {
+        return Err(("shall be restarted or taken away".to_owned(), true));
+    }
+    let Some(state) = member.state() else { return Err((member.why_silent(), false)) };
+    match &state.phase {
+        Phase::Running => {}
+        Phase::Starting => return Err(("starts".to_owned(), true)),
+        _ => return Err(("has no server that runs".to_owned(), true)),
+    }
+    let Some(server) = &state.server else { return Err(("has a server that does not answer".to_owned(), false)) };
+    let Some(replication) = &server.replication else { return Ok(()) };
+    if let Need::Repair(_) | Need::Reseed(_) | Need::Person(_) = need(replication) {
+        return Err(("does not replicate".to_owned(), false));
+    }
+    Ok(())
+}
+
+/// It has not received anything for so long that it cannot count any more.
+fn deaf(pass: &Pass<'_>, member: Member<'_>) -> bool {
+    let Some(seen) = member.seen else { return false };
+    let limit = pass.intent.failover.timeout;
+    let silent = match &seen.agent {
+        crate::observation::Agent::Silent { since, .. } => pass.now.since((*since).max(seen.memory.still_since)),
+        crate::observation::Agent::Answers { .. } => pass.now.since(seen.memory.deaf_since.unwrap_or(pass.now)),
+    };
+    silent >= limit
+}
+
+/// Keeps the accounts, the ackers, the waits and `solo` as they should be.
+pub(super) fn keep(pass: &mut Pass<'_>) -> Flow {
+    if !pass.intent.replication {
+        return Flow::Next;
+    }
+    let Some(primary) = pass.lead() else { return Flow::Next };
+    if !pass.intent.durability.promises() {
+        return forget(pass, primary);
+    }
+    if !pass.can_order(primary) {
+        return Flow::Next;
+    }
+    let steps = [locks, expel, admit, waits, prove];
+    for step in steps {
+        if step(pass, primary) == Flow::Stop {
+            return Flow::Stop;
+        }
+    }
+    Flow::Next
+}
+
+/// Without a promise there are no ackers.
+fn forget(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
+    let Some(state) = primary.state() else { return Flow::Next };
+    let locked: Vec<String> = state.locks.accounts.iter().cloned().collect();
+    if !locked.is_empty() && pass.can_order(primary) {
+        pass.order_patiently(primary, Action::Unlock { accounts: locked });
+    }
+    if !pass.record.ackers.is_empty() || !pass.record.solo {
+        pass.next.ackers.clear();
+        pass.next.solo = true;
+    }
+    Flow::Next
+}
+
+/// Candidates that are not ackers are locked out; everybody else is let in.
+fn locks(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
+    let (Some(state), Some(seen)) = (primary.state(), primary.seen) else { return Flow::Next };
+    let known = &seen.memory.accounts;
+    let locked = &state.locks.accounts;
+    let outside = pass.accounts_to_lock(pass.record, primary.name());
+    let lock: Vec<String> =
+        outside.iter().filter(|account| known.contains(*account) && !locked.contains(*account)).cloned().collect();
+    if !lock.is_empty() {
+        pass.order_patiently(primary, Action::Lock { accounts: lock });
+        return Flow::Stop;
+    }
+    // Those of ackers, and of members that never acknowledge.
+    let unlock: Vec<String> = locked.iter().filter(|account| !outside.contains(account)).cloned().collect();
+    if !unlock.is_empty() {
+        pass.order_patiently(primary, Action::Unlock { accounts: unlock });
+        return Flow::Stop;
+    }
+    Flow::Next
+}
+
+/// Ackers that cannot acknowledge any more leave.
+fn expel(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
+    let mut leave: BTreeMap<DataId, Acker> = BTreeMap::new();
+    let mut why = Vec::new();
+    let mut all_gone = true;
+    for (data_id, acker) in &pass.record.ackers {
+        let reason = match pass.member(&acker.member) {
+            None => Some("is no member any more".to_owned()),
+            Some(member) => match member.data_id() {
+                Some(other) if other != data_id => Some("holds other data".to_owned()),
+                _ => match fit(pass, member) {
+                    Err((reason, true)) => Some(reason),
+                    Err((reason, false)) if deaf(pass, member) => Some(reason),
+                    Ok(()) if deaf(pass, member) && replicates(member) => Some("receives nothing".to_owned()),
+                    _ => None,
+                },
+            },
+        };
+        if let Some(reason) = reason {
+            all_gone &= gone(pass, data_id, acker);
+            why.push(format!("{} {reason}", acker.member));
+            leave.insert(data_id.clone(), acker.clone());
+        }
+    }
+    if leave.is_empty() {
+        return Flow::Next;
+    }
+    let last = leave.len() == pass.record.ackers.len();
+    if last && pass.intent.durability == Durability::Strict && !all_gone {
+        pass.operation = Some(format!("writes wait: {}", why.join(", ")));
+        return Flow::Next;
+    }
+    let pause = pass.pause(EXPEL);
+    if !pause.is_zero() {
+        pass.look_again_in(pause);
+        return Flow::Next;
+    }
+    let accounts = leave.values().map(|acker| pass.intent.account_of(acker.server_id)).collect();
+    let why = why.join(", ");
+    pass.warn(
+        "ExpellingAcker",
+        primary,
+        format!("{why}: it is locked out on {}, and does not acknowledge any more", primary.name()),
+    );
+    pass.begin(PlanKind::Expel { members: leave, why });
+    pass.order(primary, Action::Lock { accounts });
+    if !last {
+        pass.order(primary, Action::CommitMarker);
+    }
+    Flow::Stop
+}
+
+/// Its data does not exist any more: its member answers, and holds other data or none.
+fn gone(pass: &Pass<'_>, data_id: &DataId, acker: &Acker) -> bool {
+    pass.member(&acker.member).is_some_and(|member| member.state().is_some() && member.data_id() != Some(data_id))
+}
+
+fn replicates(member: Member<'_>) -> bool {
+    member.replication().is_some()
+}
+
+/// Members that may acknowledge are let in.
+fn admit(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
+    let known = primary.seen.map(|seen| seen.memory.accounts.clone()).unwrap_or_default();
+    let mut accounts = Vec::new();
+    let mut names = Vec::new();
+    for member in pass.others() {
+        let Some(data_id) = member.data_id() else { continue };
+        let account = pass.intent.account(member.intent);
+        if pass.record.is_acker(data_id) || fit(pass, member).is_err() || !known.contains(&account) {
+            continue;
+        }
+        if pass.excluded.contains(member.name()) || member.intent.hands_off {
+            continue;
+        }
+        match member.verdict(primary, &pass.record.history) {
+            Some(view::Verdict::Clean) => {}
+            Some(view::Verdict::Undecided) => {
+                pass.look_again_in(Duration::from_millis(500));
+                continue;
+            }
+            Some(view::Verdict::Errant(_)) | None => continue,
+        }
+        // One life of a pod replaces another.
+        pass.next.ackers.retain(|_, acker| acker.member != *member.name());
+        let acker = Acker { member: member.name().clone(), server_id: member.intent.server_id };
+        pass.next.ackers.insert(data_id.clone(), acker);
+        accounts.push(account);
+        names.push(member.name().clone());
+    }
+    if accounts.is_empty() {
+        return Flow::Next;
+    }
+    if pass.next.ackers.len() < pass.record.ackers.len() + accounts.len() {
+        // An acker's old life is expelled first.
+        pass.next.ackers.clone_from(&pass.record.ackers);
+        return Flow::Next;
+    }
+    pass.order(primary, Action::Unlock { accounts });
+    for name in names {
+        if let Some(member) = pass.member(&name) {
+            pass.event("AdmittingAcker", member, format!("{name} may acknowledge"));
+        }
+    }
+    Flow::Stop
+}
+
+/// Waits are on exactly while somebody acknowledges, or must (`Strict`).
+fn waits(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
+    let Some(server) = primary.server().filter(|server| !server.read_only) else { return Flow::Next };
+    let on = server.semi_sync.waits;
+    let strict = pass.intent.durability == Durability::Strict;
+    let off = |pass: &mut Pass<'_>| {
+        pass.next.solo = true;
+        pass.order_patiently(primary, Action::SetWaiting { on: false });
+        Flow::Stop
+    };
+    if !on && !pass.record.solo {
+        // Somebody switched them off, or the server was opened without.
+        pass.next.solo = true;
+        return Flow::Stop;
+    }
+    if on && pass.record.ackers.is_empty() && !strict {
+        return off(pass);
+    }
+    if !on && strict {
+        pass.order_patiently(primary, Action::SetWaiting { on: true });
+        return Flow::Stop;
+    }
+    let lost = on && server.semi_sync.waiting > 0 && stuck(pass, primary);
+    if lost && strict {
+        pass.warn(
+            "AcknowledgementLost",
+            primary,
+            format!("{} waits for an acknowledgement that is lost; its server is restarted as primary", primary.name()),
+        );
+        pass.order_patiently(primary, Action::RestartServer);
+        return Flow::Stop;
+    }
+    if lost {
+        return off(pass);
+    }
+    if !on && !pass.record.ackers.is_empty() && somebody_receives(pass) {
+        return begin_with_marker(pass, primary, PlanKind::Near, NEAR);
+    }
+    Flow::Next
+}
+
+/// Sessions wait although an acker holds all that was written, for a while.
+fn stuck(pass: &mut Pass<'_>, primary: Member<'_>) -> bool {
+    let (Some(server), Some(seen)) = (primary.server(), primary.seen) else { return false };
+    if !acker_holds(pass, &server.gtid_binlog_pos, None) {
+        return false;
+    }
+    let still = pass.now.since(seen.memory.still_since);
+    if still < LOST_LIMIT {
+        pass.look_again_in(LOST_LIMIT.saturating_sub(still));
+    }
+    still >= LOST_LIMIT
+}
+
+/// `solo` is cleared by a marker that an acker holds.
+fn prove(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
+    let waits = primary.server().is_some_and(|server| !server.read_only && server.semi_sync.waits);
+    if !pass.record.solo || pass.record.ackers.is_empty() || !waits || !somebody_receives(pass) {
+        return Flow::Next;
+    }
+    begin_with_marker(pass, primary, PlanKind::Prove, PROVE)
+}
+
+fn begin_with_marker(pass: &mut Pass<'_>, primary: Member<'_>, kind: PlanKind, name: &'static str) -> Flow {
+    let pause = pass.pause(name);
+    if !pause.is_zero() {
+        pass.look_again_in(pause);
+        return Flow::Next;
+    }
+    pass.begin(kind);
+    pass.order(primary, Action::CommitMarker);
+    Flow::Stop
+}
+
+fn somebody_receives(pass: &Pass<'_>) -> bool {
+    ackers(pass).any(|(_, member)| {
+        member.replication().is_some_and(|replication| replication.io == ThreadState::Yes && replication.receives)
+    })
+}
+
+fn ackers<'a, 'p>(pass: &'p Pass<'a>) -> impl Iterator<Item = (&'p DataId, Member<'a>)> {
+    pass.record
+        .ackers
+        .keys()
+        .filter_map(|data_id| Some((data_id, pass.members().find(|member| member.data_id() == Some(data_id))?)))
+}
+
+/// Does an acker hold all of this? `but`: those that do not count.
+fn acker_holds(pass: &Pass<'_>, position: &GtidPosition, but: Option<&BTreeMap<DataId, Acker>>) -> bool {
+    ackers(pass)
+        .filter(|(data_id, _)| but.is_none_or(|but| !but.contains_key(*data_id)))
+        .any(|(_, member)| held(member).covers(position))
+}
+
+/// The marker of this plan: its transaction, once its commit has returned.
+fn marker(primary: Member<'_>, plan: &Plan) -> Option<GtidPosition> {
+    let marker = primary.state()?.marker.as_ref().filter(|marker| marker.stamp == plan.stamp)?;
+    let gtid = marker.gtid?;
+    Some(GtidPosition([(gtid.domain, gtid)].into()))
+}
+
+/// The next step of an expulsion or a proof.
+pub(super) fn proceed(pass: &mut Pass<'_>, plan: Plan) -> Flow {
+    let Some(primary) = pass.lead().filter(|_| diagnose(pass) == Diagnosis::Well) else {
+        // Whatever was begun is visible, and decided anew when the primary is back or another one is.
+        pass.end_plan();
+        return Flow::Next;
+    };
+    match plan.kind.clone() {
+        PlanKind::Expel { members, why } => proceed_expulsion(pass, plan, primary, &members, &why),
+        PlanKind::Prove => {
+            if marker(primary, &plan).is_some_and(|position| acker_holds(pass, &position, None)) {
+                pass.succeed(PROVE);
+                pass.next.solo = false;
+                pass.event("AckersProven", primary, "an acker holds everything that was ever acknowledged".to_owned());
+                return Flow::Stop;
+            }
+            give_up_after(pass, plan, PROVE, PROVE_LIMIT, "no acker proved that it holds everything")
+        }
+        PlanKind::Near => {
+            if marker(primary, &plan).is_some_and(|position| acker_holds(pass, &position, None)) {
+                pass.order(primary, Action::SetWaiting { on: true });
+                pass.course.failures.remove(NEAR);
+                pass.course.plan = None;
+                return Flow::Stop;
+            }
+            give_up_after(pass, plan, NEAR, NEAR_LIMIT, "no acker is near")
+        }
+        PlanKind::Failover { .. } | PlanKind::Switchover { .. } => Flow::Next,
+    }
+}
+
+fn give_up_after(pass: &mut Pass<'_>, plan: Plan, name: &'static str, limit: Duration, why: &str) -> Flow {
+    if pass.now.since(plan.since) > limit {
+        pass.fail(name, why.to_owned());
+        return Flow::Next;
+    }
+    pass.look_again_in(TICK);
+    pass.go_on(plan);
+    Flow::Stop
+}
+
+fn proceed_expulsion(
+    pass: &mut Pass<'_>,
+    plan: Plan,
+    primary: Member<'_>,
+    members: &BTreeMap<DataId, Acker>,
+    why: &str,
+) -> Flow {
+    let accounts: Vec<String> = members.values().map(|acker| pass.intent.account_of(acker.server_id)).collect();
+    let Some(state) = primary.state() else { return Flow::Stop };
+    let locked =
+        state.locks.stamp == plan.stamp && accounts.iter().all(|account| state.locks.accounts.contains(account));
+    if !locked {
+        let failed = primary.seen.is_some_and(|seen| seen.memory.failed(crate::memory::Kind::Lock));
+        let limit = if failed { Duration::ZERO } else { PROVE_LIMIT };
+        return give_up_after(pass, plan, EXPEL, limit, "they could not be locked out");
+    }
+    let remain = pass.record.ackers.keys().any(|data_id| !members.contains_key(data_id));
+    let held = marker(primary, &plan).is_some_and(|position| acker_holds(pass, &position, Some(members)));
+    let proven = remain && held;
+    // `Safe` goes on alone; `Strict` gives up only what does not exist any more, and goes on waiting.
+    let safe = pass.intent.durability == Durability::Safe;
+    let all_gone = members.iter().all(|(data_id, acker)| gone(pass, data_id, acker));
+    let patience_over = pass.now.since(plan.since) > LOST_LIMIT;
+    let alone = !remain && (safe || all_gone) || safe && patience_over;
+    if !proven && !alone {
+        return give_up_after(pass, plan, EXPEL, PROVE_LIMIT, "no other acker holds the marker");
+    }
+    pass.succeed(EXPEL);
+    pass.next.ackers.retain(|data_id, _| !members.contains_key(data_id));
+    if proven {
+        pass.event("AckerExpelled", primary, format!("{why}: it does not acknowledge any more"));
+        return Flow::Stop;
+    }
+    pass.next.solo = true;
+    let name = primary.name();
+    let then = if safe {
+        pass.order(primary, Action::SetWaiting { on: false });
+        format!("{name} goes on alone")
+    } else {
+        format!("writes on {name} wait")
+    };
+    pass.warn("Solo", primary, format!("{why}, and nobody else acknowledges: {then}, and no failover is possible"));
+    Flow::Stop
+}

@@ -1,0 +1,127 @@
+//! Is the primary down, and how sure is that?
+
+use std::time::Duration;
+
+use super::pass::Pass;
+use super::view::{Content, Member};
+use crate::member::{Phase, ThreadState, Trouble};
+use crate::observation::{Agent, Pod};
+use crate::plan::Cause;
+use crate::time::Time;
+
+/// What is thought of the record's holder.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Diagnosis {
+    /// There is none.
+    NoPrimary,
+    /// Its server runs and answers.
+    Well,
+    /// It is on its way, or nothing bad is known of it yet.
+    Underway,
+    /// Its server is gone for sure.
+    Confirmed(Cause),
+    /// It may be down.
+    Suspected {
+        cause: Cause,
+        /// Since when nothing good was heard of it; `None`: the caller knows.
+        since: Option<Time>,
+        /// Attempts to reach it must have failed as well.
+        attempts: Option<u32>,
+        /// A replica that still receives from it.
+        vetoed_by: Option<crate::MemberName>,
+    },
+}
+
+fn cause(reason: &'static str, message: String) -> Cause {
+    Cause { reason, message, request: None }
+}
+
+pub(super) fn diagnose(pass: &Pass<'_>) -> Diagnosis {
+    let Some(holder) = &pass.record.holder else { return Diagnosis::NoPrimary };
+    if let Some(primary) = pass.primary() {
+        return of_answering(primary);
+    }
+    let Some(member) = pass.member(&holder.member) else {
+        return Diagnosis::Confirmed(cause("MemberGone", format!("{} is no member any more", holder.member)));
+    };
+    if member.state().is_some() {
+        let what = match member.content() {
+            Content::Data(_) => "holds other data",
+            Content::Foreign(_) => "holds something else",
+            Content::Nothing | Content::Unknown => "is empty",
+        };
+        return Diagnosis::Confirmed(cause("DataGone", format!("the volume of {} {what}", member.name())));
+    }
+    let Some(seen) = member.seen else { return Diagnosis::Underway };
+    let name = member.name();
+    match (&seen.pod, &seen.agent) {
+        // An answer that is older than the last order: it is about to say more.
+        (_, Agent::Answers { .. }) => Diagnosis::Underway,
+        (Pod::Exited { why }, Agent::Silent { .. }) => {
+            Diagnosis::Confirmed(cause("ContainerTerminated", format!("the container of {name} ended: {why}")))
+        }
+        (Pod::Absent, Agent::Silent { .. }) => suspected(
+            pass,
+            cause("PodGone", format!("the pod of {name} does not exist (it may still run on a lost node)")),
+            None,
+            None,
+        ),
+        (Pod::Running | Pod::NotRunning { .. }, Agent::Silent { since, attempts, why }) => suspected(
+            pass,
+            cause("Silent", format!("the agent of {name} does not answer: {why}")),
+            (since.0 > 0).then_some(*since),
+            Some(*attempts),
+        ),
+    }
+}
+
+fn of_answering(primary: Member<'_>) -> Diagnosis {
+    let name = primary.name();
+    let Some(state) = primary.state() else { return Diagnosis::Underway };
+    let memory = primary.seen.map(|seen| &seen.memory);
+    let unwell = |reason, message| {
+        let since = memory.and_then(|memory| memory.unwell_since);
+        Diagnosis::Suspected { cause: cause(reason, message), since, attempts: None, vetoed_by: None }
+    };
+    match (&state.phase, state.trouble, &state.server) {
+        (_, Some(Trouble::NotGone), _) => unwell("NotGone", format!("the server of {name} was killed and does not go")),
+        (Phase::Running, Some(Trouble::CannotWrite), _) => {
+            unwell("CannotWrite", format!("the server of {name} cannot write"))
+        }
+        (Phase::Running, Some(Trouble::Unresponsive), _) | (Phase::Running, None, None) => {
+            unwell("Unresponsive", format!("the server of {name} does not answer"))
+        }
+        (Phase::Running, None, Some(_)) => Diagnosis::Well,
+        (Phase::Waiting, ..) => {
+            Diagnosis::Confirmed(cause("ServerExited", format!("the server of {name} is not running")))
+        }
+        (Phase::Failed { reason: _, message } | Phase::ConfigRefused { message, .. }, ..) => {
+            Diagnosis::Confirmed(cause("ServerDoesNotStart", format!("the server of {name} does not start: {message}")))
+        }
+        (Phase::Starting | Phase::Stopping | Phase::Initialising | Phase::Cloning { .. }, ..) => Diagnosis::Underway,
+    }
+}
+
+fn suspected(pass: &Pass<'_>, cause: Cause, since: Option<Time>, attempts: Option<u32>) -> Diagnosis {
+    let host = pass
+        .record
+        .holder
+        .as_ref()
+        .and_then(|holder| pass.member(&holder.member))
+        .map(|member| member.intent.server.host.as_str());
+    let vetoed_by = pass
+        .others()
+        .into_iter()
+        .find(|member| {
+            member.replication().is_some_and(|replication| {
+                replication.io == ThreadState::Yes && replication.receives && Some(replication.host.as_str()) == host
+            })
+        })
+        .map(|member| member.name().clone());
+    Diagnosis::Suspected { cause, since, attempts, vetoed_by }
+}
+
+/// What is left of a wait that began at `since`.
+pub(super) fn left(now: Time, since: Time, wait: Duration) -> Duration {
+    wait.saturating_sub(now.since(since))
+}

@@ -1,0 +1,292 @@
+//! The primary is down: fence, read, drain, choose, promote (docs/failover.md, section 6).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::course::{CHANGES_WITHIN, MOST_CHANGES, note_change, note_rollback};
+use super::diagnose::{Diagnosis, diagnose, left};
+use super::first::promote;
+use super::judge::{self, applied, held};
+use super::pass::{Flow, Pass};
+use super::view::Member;
+use crate::action::Action;
+use crate::decision::{Refusal, list};
+use crate::gtid::GtidPosition;
+use crate::member::DataId;
+use crate::memory::Kind;
+use crate::plan::{Cause, Phase, Plan, PlanKind, Verdict};
+use crate::time::Time;
+
+const NAME: &str = "failover";
+/// Fencing takes 2 s at most where a server must be killed for it; agents that do not say so by then are gone.
+const FENCE_LIMIT: Duration = Duration::from_secs(5);
+
+/// What stands in the way of a failover, looked at without touching anything.
+pub(super) fn obstacle(pass: &Pass<'_>) -> Option<Refusal> {
+    let holder = pass.record.holder.as_ref()?;
+    let primary = holder.member.clone();
+    if !pass.intent.failover.automatic {
+        return Some(Refusal::AutomaticFailoverOff { primary });
+    }
+    let candidates: Vec<Member<'_>> = pass.others().into_iter().filter(|member| member.intent.candidate).collect();
+    if candidates.is_empty() {
+        return Some(Refusal::NoCandidate { primary, members: Vec::new() });
+    }
+    if pass.intent.durability.promises() {
+        if pass.record.solo {
+            return Some(Refusal::SoloPrimary { primary });
+        }
+        let missing: Vec<_> = pass
+            .record
+            .ackers
+            .iter()
+            .filter_map(|(data_id, acker)| match acker_member(pass, data_id) {
+                Some(member) if member.server().is_some() => None,
+                Some(member) => Some((acker.member.clone(), format!("{} starts", member.name()))),
+                None => {
+                    let why = pass.member(&acker.member).map_or_else(
+                        || "it is no member".to_owned(),
+                        |member| match member.data_id() {
+                            Some(other) => format!("its volume holds other data ({other})"),
+                            None => member.why_silent(),
+                        },
+                    );
+                    Some((acker.member.clone(), why))
+                }
+            })
+            .collect();
+        if !missing.is_empty() {
+            return Some(Refusal::AckersMissing { primary, missing });
+        }
+    }
+    let fit = |member: &Member<'_>| {
+        let acker = member.data_id().is_some_and(|id| pass.record.is_acker(id));
+        (acker || !pass.intent.durability.promises()) && matches!(judge::verdict(pass, *member), Verdict::Fit)
+    };
+    if candidates.iter().any(fit) {
+        return None;
+    }
+    let members = judge::all(pass).into_iter().map(|judged| (judged.name, judged.verdict.to_string())).collect();
+    Some(Refusal::NoCandidate { primary, members })
+}
+
+/// The member whose data that is, answering.
+fn acker_member<'a>(pass: &Pass<'a>, data_id: &DataId) -> Option<Member<'a>> {
+    pass.members().find(|member| member.data_id() == Some(data_id))
+}
+
+/// Is the primary down for long enough, and may another one take over?
+pub(super) fn consider(pass: &mut Pass<'_>) -> Flow {
+    if !pass.intent.replication {
+        return Flow::Next;
+    }
+    let diagnosis = diagnose(pass);
+    if !pass.intent.failover.automatic {
+        // Gone data is told elsewhere, with the same way out.
+        let down = matches!(&diagnosis, Diagnosis::Confirmed(cause) | Diagnosis::Suspected { cause, .. } if cause.reason != "DataGone");
+        if let Some(holder) = pass.record.holder.as_ref().filter(|_| down) {
+            pass.refuse(Refusal::AutomaticFailoverOff { primary: holder.member.clone() });
+        }
+        return Flow::Next;
+    }
+    let Some(cause) = due(pass, diagnosis) else { return Flow::Next };
+    if let Some(refusal) = obstacle(pass) {
+        pass.refuse(refusal);
+        return Flow::Next;
+    }
+    let confirmed = pass.course.changes.len();
+    if confirmed >= MOST_CHANGES {
+        pass.refuse(Refusal::TooManyChanges { changes: confirmed, within: CHANGES_WITHIN });
+        return Flow::Next;
+    }
+    let pause = pass.pause(NAME);
+    if !pause.is_zero() {
+        pass.look_again_in(pause);
+        return Flow::Next;
+    }
+    begin(pass, cause)
+}
+
+/// Evidence that has lasted long enough; what is still missing is looked for again.
+fn due(pass: &mut Pass<'_>, diagnosis: Diagnosis) -> Option<Cause> {
+    let down_since = pass.course.down_since.unwrap_or(pass.now);
+    let failover = pass.intent.failover.clone();
+    let wait = |pass: &mut Pass<'_>, since: Time, wait: Duration| {
+        let left = left(pass.now, since, wait);
+        if !left.is_zero() {
+            pass.look_again_in(left);
+        }
+        left.is_zero()
+    };
+    match diagnosis {
+        Diagnosis::NoPrimary | Diagnosis::Well | Diagnosis::Underway => None,
+        Diagnosis::Confirmed(cause) => wait(pass, down_since, failover.delay).then_some(cause),
+        Diagnosis::Suspected { cause, since, attempts, vetoed_by } => {
+            let name = pass.record.holder.as_ref().map(|holder| holder.member.clone())?;
+            pass.operation = Some(format!("{}; a failover is considered", cause.message));
+            if !wait(pass, since.unwrap_or(down_since), failover.timeout + failover.delay) {
+                return None;
+            }
+            if attempts.is_some_and(|attempts| attempts < failover.retries) {
+                pass.look_again_in(Duration::from_millis(200));
+                return None;
+            }
+            if let Some(by) = vetoed_by {
+                pass.refuse(Refusal::StillReceiving { primary: name, by });
+                pass.look_again_in(Duration::from_millis(200));
+                return None;
+            }
+            if !pass.intent.durability.promises() {
+                // Nothing bounds a primary that nobody hears.
+                pass.refuse(Refusal::NotFenced { primary: name });
+                return None;
+            }
+            if let Some(&last) = pass.course.changes.iter().max()
+                && !wait(pass, last, failover.cooldown)
+            {
+                pass.refuse(Refusal::CoolingDown { primary: name });
+                return None;
+            }
+            Some(cause)
+        }
+    }
+}
+
+fn begin(pass: &mut Pass<'_>, cause: Cause) -> Flow {
+    pass.operation = Some(format!("{}: another member takes over", cause.message));
+    if let Some(primary) = pass.record.holder.as_ref().and_then(|holder| pass.member(&holder.member)) {
+        pass.warn("FailingOver", primary, format!("{}; another member takes over", cause.message));
+    }
+    pass.begin(PlanKind::Failover { cause, drained_to: BTreeMap::new() });
+    let fenced: Vec<Member<'_>> = to_fence(pass);
+    for member in fenced {
+        pass.order_at_once(member, Action::Fence);
+    }
+    if let Some(primary) = pass
+        .primary()
+        .filter(|primary| primary.server().is_some() || primary.state().is_some_and(|s| s.trouble.is_some()))
+    {
+        pass.order_at_once(primary, Action::SetReadOnly { grace_ms: 0, kill: true });
+    }
+    Flow::Stop
+}
+
+/// All ackers; without a promise, all candidates that answer.
+fn to_fence<'a>(pass: &Pass<'a>) -> Vec<Member<'a>> {
+    let promises = pass.intent.durability.promises();
+    pass.others()
+        .into_iter()
+        .filter(|member| {
+            if promises {
+                member.data_id().is_some_and(|id| pass.record.is_acker(id))
+            } else {
+                member.intent.candidate && member.server().is_some()
+            }
+        })
+        .collect()
+}
+
+/// The next step.
+pub(super) fn proceed(pass: &mut Pass<'_>, mut plan: Plan) -> Flow {
+    let PlanKind::Failover { cause, .. } = &plan.kind else { return Flow::Next };
+    let cause = cause.clone();
+    pass.operation = Some(format!("{}: another member takes over", cause.message));
+    let fenced = to_fence(pass);
+    // An acker that fell silent, or lost its data, is not among those that are fenced.
+    let enough = !pass.intent.durability.promises() || fenced.len() == pass.record.ackers.len();
+    let done = |member: &Member<'_>| {
+        member.state().and_then(|state| state.fence.as_ref()).is_some_and(|fence| fence.stamp == plan.stamp)
+    };
+    if !enough || !fenced.iter().all(done) {
+        let failed = fenced.iter().find(|member| member.seen.is_some_and(|seen| seen.memory.failed(Kind::Fence)));
+        if let Some(member) = failed {
+            let why = format!("{} could not be stopped from receiving", member.name());
+            return undo(pass, &plan, why);
+        }
+        if pass.now.since(plan.since) > FENCE_LIMIT {
+            let names = list(fenced.iter().filter(|member| !done(member)).map(|member| member.name()));
+            return undo(pass, &plan, format!("not everybody could be stopped from receiving ({names})"));
+        }
+        pass.go_on(plan);
+        return Flow::Stop;
+    }
+    if !plan.phases.iter().any(|(phase, _)| *phase == Phase::Fenced) {
+        plan.phases.push((Phase::Noticed, plan.since));
+        plan.phases.push((Phase::Fenced, pass.now));
+        plan.step_since = pass.now;
+    }
+    if diagnose(pass) == Diagnosis::Well && pass.open_primary().is_some() {
+        return undo(pass, &plan, "the primary is back".to_owned());
+    }
+    let everything = fenced.iter().map(|member| held(*member)).fold(GtidPosition::default(), |a, b| a.furthest(&b));
+    let fit: Vec<Member<'_>> = fenced
+        .iter()
+        .copied()
+        .filter(|member| held(*member).covers(&everything) && judge::verdict(pass, *member) == Verdict::Fit)
+        .collect();
+    let Some(target) = judge::best(pass, fit) else {
+        return undo(pass, &plan, "no candidate holds everything that was read".to_owned());
+    };
+    if !applied(target).covers(&everything) {
+        return drain(pass, plan, target);
+    }
+    plan.phases.push((Phase::Drained, pass.now));
+    let lost = lost(pass, &everything);
+    note_then_promote(pass, &plan, cause, target, lost);
+    Flow::Stop
+}
+
+fn note_then_promote(pass: &mut Pass<'_>, plan: &Plan, cause: Cause, target: Member<'_>, lost: Vec<String>) {
+    pass.end_plan();
+    promote(pass, target);
+    note_change(pass, plan, cause, target, lost);
+    pass.course.failures.remove(NAME);
+}
+
+/// Without a promise: what the old primary was last seen to have beyond what is taken over.
+fn lost(pass: &Pass<'_>, everything: &GtidPosition) -> Vec<String> {
+    if pass.intent.durability.promises() {
+        return Vec::new();
+    }
+    vec![format!(
+        "durability Available: transactions after {everything} that the old primary had acknowledged are not on the new one, if there were any"
+    )]
+}
+
+/// The target applies what it has received.
+fn drain(pass: &mut Pass<'_>, mut plan: Plan, target: Member<'_>) -> Flow {
+    let position = applied(target);
+    let name = target.name().clone();
+    pass.operation = Some(format!("{name} applies what it has received before it takes over"));
+    let moved = pass.now;
+    let PlanKind::Failover { drained_to, .. } = &mut plan.kind else { return Flow::Next };
+    let entry = drained_to.entry(name.clone()).or_insert((position.clone(), moved));
+    if entry.0 != position {
+        *entry = (position, moved);
+    }
+    let still = moved.since(entry.1);
+    if still >= pass.intent.failover.sync_timeout {
+        pass.refuse(Refusal::DrainStalled { member: name.clone(), for_: still });
+        return undo(pass, &plan, format!("{name} does not apply what it has received"));
+    }
+    let stopped = target.state().is_some_and(|state| state.relay.is_some());
+    if stopped && target.seen.is_some_and(|seen| !seen.memory.in_flight) {
+        pass.order_patiently(target, Action::ReplayRelayLog);
+    }
+    pass.go_on(plan);
+    Flow::Stop
+}
+
+/// A new decision: whoever was fenced receives again.
+fn undo(pass: &mut Pass<'_>, plan: &Plan, why: String) -> Flow {
+    note_rollback(pass, plan, why.clone());
+    pass.operation = Some(format!("the failover is given up for now: {why}"));
+    pass.fail(NAME, why);
+    for member in to_fence(pass) {
+        if member.state().is_some_and(|state| state.fence.is_some()) {
+            pass.order_at_once(member, Action::StartReplication);
+        }
+    }
+    pass.next.revision = pass.record.revision + 1;
+    Flow::Stop
+}

@@ -1,0 +1,337 @@
+//! A planned change of primary (docs/failover.md, section 7).
+
+use std::collections::BTreeSet;
+
+use super::course::{note_change, note_rollback};
+use super::diagnose::{Diagnosis, diagnose};
+use super::judge::{self, applied};
+use super::pass::{Flow, Pass};
+use super::primary::opening;
+use super::view::Member;
+use crate::action::Action;
+use crate::decision::Refusal;
+use crate::gtid::GtidPosition;
+use crate::member::MemberName;
+use crate::memory::Kind;
+use crate::plan::{Cause, Phase, Plan, PlanKind, SwitchStep, Verdict};
+
+const NAME: &str = "switchover";
+
+struct Asked {
+    cause: Cause,
+    target: Option<MemberName>,
+    /// A request that is answered once, whatever comes of it.
+    once: bool,
+}
+
+/// Somebody wants another primary.
+fn asked(pass: &Pass<'_>) -> Option<Asked> {
+    let intent = pass.intent;
+    let holder = pass.record.holder.as_ref()?;
+    if let Some(request) = &intent.request
+        && pass.record.answered.as_ref() != Some(&request.id)
+    {
+        let cause = Cause { reason: "Requested", message: request.why.clone(), request: Some(request.id.clone()) };
+        return Some(Asked { cause, target: request.target.clone(), once: true });
+    }
+    if pass.record.wanted.as_ref() != Some(&intent.wanted_primary) && pass.record.wanted.is_some() {
+        let message = format!("{} is wanted as primary", intent.wanted_primary);
+        let cause = Cause { reason: "PrimaryWanted", message, request: None };
+        return Some(Asked { cause, target: Some(intent.wanted_primary.clone()), once: false });
+    }
+    let leaving = pass.primary().and_then(Member::state).is_some_and(|state| state.leaving);
+    if leaving || intent.vacate.contains(&holder.member) {
+        let reason = if leaving { "PodStops" } else { "MemberVacated" };
+        let message = format!("{} shall be restarted or taken away", holder.member);
+        return Some(Asked { cause: Cause { reason, message, request: None }, target: None, once: false });
+    }
+    None
+}
+
+/// Is a switchover asked for, and can it work?
+pub(super) fn consider(pass: &mut Pass<'_>) -> Flow {
+    if !pass.intent.replication {
+        return Flow::Next;
+    }
+    if pass.record.wanted.is_none() && pass.record.holder.is_some() {
+        pass.next.wanted = Some(pass.intent.wanted_primary.clone());
+    }
+    let Some(asked) = asked(pass) else { return Flow::Next };
+    let holder = pass.record.holder.as_ref().map(|holder| holder.member.clone());
+    if asked.target.is_some() && asked.target == holder {
+        // It is so already.
+        let refusal = Refusal::TargetRefused {
+            member: asked.target.clone().unwrap_or_else(|| pass.intent.wanted_primary.clone()),
+            reason: "TargetIsPrimary",
+            why: "is the primary already".to_owned(),
+        };
+        answer(pass, &asked, asked.once.then_some(refusal));
+        return Flow::Next;
+    }
+    let Some(primary) = pass.open_primary().filter(|_| diagnose(pass) == Diagnosis::Well) else {
+        let refusal = Refusal::PrimaryNotWell { message: asked.cause.message.clone() };
+        if asked.once {
+            answer(pass, &asked, Some(refusal));
+        } else {
+            pass.refuse(refusal);
+        }
+        return Flow::Next;
+    };
+    let target = match &asked.target {
+        Some(name) => named_target(pass, name),
+        None => best_target(pass),
+    };
+    let target = match target {
+        Ok(target) => target,
+        Err(refusal) => {
+            if asked.once {
+                answer(pass, &asked, Some(refusal));
+            } else {
+                pass.refuse(refusal);
+            }
+            return Flow::Next;
+        }
+    };
+    let pause = pass.pause(NAME);
+    if !pause.is_zero() {
+        pass.look_again_in(pause);
+        return Flow::Next;
+    }
+    if !pass.can_order(primary) {
+        return Flow::Next;
+    }
+    pass.operation = Some(format!("the primary moves from {} to {}", primary.name(), target.name()));
+    pass.event(
+        "SwitchingOver",
+        target,
+        format!("{}: the primary moves from {} to {}", asked.cause.message, primary.name(), target.name()),
+    );
+    pass.begin(PlanKind::Switchover { cause: asked.cause, target: target.name().clone(), step: SwitchStep::Close });
+    let grace_ms = u32::try_from(pass.intent.failover.grace.as_millis()).unwrap_or(u32::MAX);
+    pass.order(primary, Action::SetReadOnly { grace_ms, kill: false });
+    Flow::Stop
+}
+
+/// The request was looked at, and that is that.
+fn answer(pass: &mut Pass<'_>, asked: &Asked, refusal: Option<Refusal>) {
+    settle_request(pass, &asked.cause);
+    if let Some(refusal) = refusal {
+        let now = pass.now;
+        let plan = Plan {
+            stamp: pass.record.stamp(),
+            kind: PlanKind::Switchover {
+                cause: asked.cause.clone(),
+                target: asked.target.clone().unwrap_or_else(|| MemberName(String::new())),
+                step: SwitchStep::Close,
+            },
+            since: now,
+            step_since: now,
+            phases: Vec::new(),
+        };
+        note_rollback(pass, &plan, refusal.to_string());
+        pass.refuse(refusal);
+    }
+}
+
+/// Requests that a change answers are not answered again.
+fn settle_request(pass: &mut Pass<'_>, cause: &Cause) {
+    if let Some(id) = &cause.request {
+        pass.next.answered = Some(id.clone());
+    } else if cause.reason == "PrimaryWanted" {
+        pass.next.wanted = Some(pass.intent.wanted_primary.clone());
+    }
+}
+
+fn named_target<'a>(pass: &Pass<'a>, name: &MemberName) -> Result<Member<'a>, Refusal> {
+    let refused = |reason, why: String| Err(Refusal::TargetRefused { member: name.clone(), reason, why });
+    let Some(member) = pass.member(name) else {
+        return refused("TargetUnknown", "is no member of this topology".to_owned());
+    };
+    let verdict = judge::verdict(pass, member);
+    let reason = match &verdict {
+        Verdict::Fit | Verdict::Chosen | Verdict::Behind { .. } => None,
+        Verdict::OldPrimary => Some("TargetIsPrimary"),
+        Verdict::NoCandidate | Verdict::HandsOff => Some("TargetNotCandidate"),
+        Verdict::Silent { .. } | Verdict::NotRunning | Verdict::Leaving => Some("TargetSilent"),
+        Verdict::Errant { .. } => Some("TargetErrant"),
+        Verdict::Broken { .. } => Some("TargetBroken"),
+    };
+    if let Some(reason) = reason {
+        return refused(reason, verdict.to_string());
+    }
+    if !member.replicates() {
+        return refused("TargetBroken", "does not replicate now".to_owned());
+    }
+    let lag = member.lag(pass.primary());
+    if lag.is_none_or(|lag| lag > u64::from(member.intent.replica.max_lag)) {
+        let why = lag.map_or_else(|| "its lag is not known".to_owned(), |lag| format!("lags by {lag} s"));
+        return refused("TargetLags", why);
+    }
+    Ok(member)
+}
+
+fn best_target<'a>(pass: &Pass<'a>) -> Result<Member<'a>, Refusal> {
+    let fit = pass.others().into_iter().filter(|member| named_target(pass, member.name()).is_ok());
+    judge::best(pass, fit).ok_or_else(|| Refusal::NoTarget {
+        members: judge::all(pass).into_iter().map(|judged| (judged.name, judged.verdict.to_string())).collect(),
+    })
+}
+
+/// The next step.
+pub(super) fn proceed(pass: &mut Pass<'_>, mut plan: Plan) -> Flow {
+    let PlanKind::Switchover { cause, target, step } = plan.kind.clone() else { return Flow::Next };
+    match diagnose(pass) {
+        Diagnosis::Well => {}
+        Diagnosis::Underway => {
+            if pass.now.since(plan.since) > pass.intent.failover.sync_timeout {
+                pass.fail(NAME, "the primary does not answer".to_owned());
+                return Flow::Next;
+            }
+            pass.go_on(plan);
+            return Flow::Stop;
+        }
+        // It is a failover's now: no acker is missing, and what they hold is all there is.
+        Diagnosis::Confirmed(_) | Diagnosis::Suspected { .. } | Diagnosis::NoPrimary => {
+            note_rollback(pass, &plan, "the primary went down".to_owned());
+            pass.fail(NAME, "the primary went down".to_owned());
+            return Flow::Next;
+        }
+    }
+    let (Some(primary), Some(target)) = (pass.primary(), pass.member(&target)) else {
+        return roll_back(pass, &plan, &cause, "the target is no member any more".to_owned());
+    };
+    pass.operation = Some(format!("the primary moves from {} to {}", primary.name(), target.name()));
+    let Some(server) = primary.server() else { return Flow::Stop };
+    if pass.now.since(plan.since) > pass.intent.failover.sync_timeout {
+        let why = match step {
+            SwitchStep::Close => format!("{} could not be set read-only in time", primary.name()),
+            SwitchStep::Reach(position) => format!("{} did not reach {position} in time", target.name()),
+            SwitchStep::LockOut(_) => "the replicas could not be locked out in time".to_owned(),
+        };
+        return roll_back(pass, &plan, &cause, why);
+    }
+    if target.state().is_none()
+        && matches!(&target.seen.map(|s| &s.agent), Some(crate::observation::Agent::Silent { .. }))
+    {
+        return roll_back(pass, &plan, &cause, format!("{} fell silent", target.name()));
+    }
+    let failed = |member: Member<'_>, kind| member.seen.is_some_and(|seen| seen.memory.failed(kind));
+    let idle = |member: Member<'_>| member.seen.is_some_and(|seen| !seen.memory.in_flight);
+    match step {
+        SwitchStep::Close => {
+            if failed(primary, Kind::Close) {
+                return roll_back(pass, &plan, &cause, format!("{} could not be set read-only", primary.name()));
+            }
+            if server.read_only && idle(primary) {
+                plan.phases.push((Phase::Noticed, plan.since));
+                plan.phases.push((Phase::Fenced, pass.now));
+                return reach(pass, plan, target, server.gtid_binlog_pos.clone());
+            }
+        }
+        SwitchStep::Reach(position) => {
+            if failed(target, Kind::Await) {
+                return roll_back(pass, &plan, &cause, format!("{} did not reach {position}", target.name()));
+            }
+            if applied(target).covers(&position) {
+                if !pass.intent.durability.promises() {
+                    return complete_if_equal(pass, plan, cause, primary, target, &position);
+                }
+                let but = target_and_primary_accounts(pass, primary);
+                set_step(&mut plan, SwitchStep::LockOut(position), pass.now);
+                pass.order_at_once(primary, Action::Lock { accounts: but });
+                pass.go_on(plan);
+                return Flow::Stop;
+            }
+        }
+        SwitchStep::LockOut(position) => {
+            if failed(primary, Kind::Lock) {
+                return roll_back(pass, &plan, &cause, "the replicas could not be locked out".to_owned());
+            }
+            let all: BTreeSet<String> = target_and_primary_accounts(pass, primary).into_iter().collect();
+            let locks = primary.state().map(|state| &state.locks);
+            let locked = locks.is_some_and(|locks| locks.stamp == plan.stamp && locks.accounts.is_superset(&all));
+            if locked && idle(primary) {
+                return complete_if_equal(pass, plan, cause, primary, target, &position);
+            }
+        }
+    }
+    pass.go_on(plan);
+    Flow::Stop
+}
+
+fn target_and_primary_accounts(pass: &Pass<'_>, primary: Member<'_>) -> Vec<String> {
+    pass.intent
+        .candidates()
+        .filter(|member| member.name != *primary.name())
+        .map(|member| pass.intent.account(member))
+        .collect()
+}
+
+fn set_step(plan: &mut Plan, to: SwitchStep, now: crate::Time) {
+    if let PlanKind::Switchover { step, .. } = &mut plan.kind {
+        *step = to;
+    }
+    plan.step_since = now;
+}
+
+fn reach(pass: &mut Pass<'_>, mut plan: Plan, target: Member<'_>, position: GtidPosition) -> Flow {
+    let limit_ms = u32::try_from(pass.intent.failover.sync_timeout.as_millis()).unwrap_or(u32::MAX);
+    pass.order_at_once(target, Action::AwaitPosition { position: position.clone(), limit_ms });
+    set_step(&mut plan, SwitchStep::Reach(position), pass.now);
+    pass.go_on(plan);
+    Flow::Stop
+}
+
+/// Nobody can acknowledge any more on the old primary. If it has written nothing since (root may have), the target has
+/// everything.
+fn complete_if_equal(
+    pass: &mut Pass<'_>,
+    mut plan: Plan,
+    cause: Cause,
+    primary: Member<'_>,
+    target: Member<'_>,
+    reached: &GtidPosition,
+) -> Flow {
+    let Some(server) = primary.server() else { return Flow::Stop };
+    let last = server.gtid_binlog_pos.clone();
+    if last != *reached {
+        let accounts = pass.accounts_of_ackers(pass.record);
+        if !accounts.is_empty() {
+            pass.order_at_once(primary, Action::Unlock { accounts });
+        }
+        return reach(pass, plan, target, last);
+    }
+    plan.phases.push((Phase::Drained, pass.now));
+    pass.end_plan();
+    if !super::first::promote(pass, target) {
+        return roll_back(pass, &plan, &cause, format!("{} does not answer", target.name()));
+    }
+    settle_request(pass, &cause);
+    note_change(pass, &plan, cause, target, Vec::new());
+    pass.course.failures.remove(NAME);
+    Flow::Stop
+}
+
+/// A new decision: the old primary has the writes back. `solo`: only one of two late actors can win.
+fn roll_back(pass: &mut Pass<'_>, plan: &Plan, cause: &Cause, why: String) -> Flow {
+    note_rollback(pass, plan, why.clone());
+    if cause.request.is_some() {
+        settle_request(pass, cause);
+    }
+    pass.operation = Some(format!("the switchover is given up: {why}"));
+    if let Some(primary) = pass.primary() {
+        pass.warn(
+            "SwitchoverRolledBack",
+            primary,
+            format!("the switchover is given up, {} stays: {why}", primary.name()),
+        );
+    }
+    pass.fail(NAME, why);
+    pass.next.revision = pass.record.revision + 1;
+    pass.next.solo = true;
+    if let Some(primary) = pass.primary().filter(|primary| primary.server().is_some()) {
+        let opening = opening(pass, &pass.next.clone(), primary.name());
+        pass.order_at_once(primary, Action::OpenForWrites { opening });
+    }
+    Flow::Stop
+}

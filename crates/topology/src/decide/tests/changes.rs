@@ -1,0 +1,250 @@
+//! The primary changes hands.
+
+use super::{log, reasons};
+use crate::decision::Decision;
+use crate::intent::{Durability, Request};
+use crate::observation::Pod;
+use crate::plan::{Forecast, Outcome};
+use crate::scenario::{World, intent, name};
+
+fn safe(replicas: u32) -> World {
+    world(replicas, Durability::Safe)
+}
+
+fn world(replicas: u32, durability: Durability) -> World {
+    let mut intent = intent(replicas);
+    intent.durability = durability;
+    let mut world = World::new(intent);
+    let decision = world.settle();
+    assert!(decision.report.health.ok, "{:?}", decision.report);
+    world.write("db-0", 3);
+    world.settle();
+    log(&mut world);
+    world
+}
+
+fn holder(world: &World) -> &str {
+    &world.record.holder.as_ref().expect("a holder").member.0
+}
+
+fn ackers(world: &World) -> Vec<&str> {
+    let mut all: Vec<&str> = world.record.ackers.values().map(|acker| acker.member.0.as_str()).collect();
+    all.sort_unstable();
+    all
+}
+
+/// Passes until the primary has changed and is told; that pass's decision.
+fn change(world: &mut World) -> Decision {
+    for _ in 0..100 {
+        let decision = world.pass(|_| true);
+        if decision.change.is_some() {
+            return decision;
+        }
+    }
+    panic!("no change: {:?} {}", world.decide().report, world.log.join("\n"));
+}
+
+#[test]
+fn ackers_are_admitted_and_solo_is_cleared() {
+    let mut world = safe(3);
+    assert_eq!((ackers(&world), world.record.solo), (vec!["db-1", "db-2"], false));
+    assert!(world.server("db-0").semi_sync.waits);
+    let forecast = world.decide().forecast;
+    assert!(matches!(forecast, Some(Forecast::Failover { .. })), "{forecast:?}");
+    let decision = world.run_for(60);
+    assert_eq!((decision.record, decision.orders.len(), decision.look_again), (None, 0, None), "{:?}", decision.report);
+}
+
+#[test]
+fn strict_opens_with_its_first_acker() {
+    let world = world(2, Durability::Strict);
+    assert_eq!((ackers(&world), world.record.solo), (vec!["db-1"], false));
+}
+
+#[test]
+fn a_dead_primary_is_followed_by_the_most_advanced_acker() {
+    let mut world = safe(3);
+    world.write("db-0", 5);
+    world.kill_server("db-0");
+    let decision = change(&mut world);
+    let change = decision.change.expect("a change");
+    assert_eq!((change.outcome, change.switchover, change.cause.reason), (Outcome::Done, false, "ServerExited"));
+    assert_ne!(holder(&world), "db-0");
+    assert_eq!(world.record.epoch, 2);
+    world.settle();
+    assert_eq!(ackers(&world).len(), 2, "the old primary is back: {}", world.log.join("\n"));
+    assert!(!world.record.solo);
+}
+
+#[test]
+fn a_silent_primary_is_replaced_after_the_timeout_unless_somebody_hears_it() {
+    let mut world = safe(3);
+    world.member("db-0").silent = true;
+    let decision = world.run_for(20);
+    assert_eq!((holder(&world), reasons(&decision)), ("db-0", vec!["StillReceiving"]));
+    world.member("db-0").cut = true;
+    change(&mut world);
+    assert_ne!(holder(&world), "db-0");
+}
+
+#[test]
+fn an_acker_that_is_missing_stops_a_failover() {
+    let mut world = safe(3);
+    world.member("db-2").pod = Pod::NotRunning { why: "ImagePullBackOff".to_owned() };
+    world.kill_server("db-0");
+    world.member("db-0").silent = true;
+    world.member("db-0").pod = Pod::Exited { why: "OOMKilled".to_owned() };
+    let decision = world.run_for(30);
+    assert_eq!((holder(&world), reasons(&decision)), ("db-0", vec!["AckersMissing"]));
+    world.member("db-2").pod = Pod::Running;
+    change(&mut world);
+    assert_ne!(holder(&world), "db-0");
+}
+
+#[test]
+fn a_lost_replica_is_expelled_and_costs_no_failover() {
+    let mut world = safe(3);
+    world.kill_server("db-1");
+    world.member("db-1").silent = true;
+    world.member("db-1").pod = Pod::Absent;
+    world.run_for(30);
+    assert_eq!((ackers(&world), world.record.solo), (vec!["db-2"], false));
+    world.kill_server("db-0");
+    change(&mut world);
+    assert_eq!(holder(&world), "db-2");
+}
+
+#[test]
+fn the_last_acker_lost_means_solo_and_no_failover() {
+    let mut world = safe(2);
+    world.kill_server("db-1");
+    world.member("db-1").silent = true;
+    world.member("db-1").pod = Pod::Absent;
+    world.run_for(10);
+    assert_eq!((ackers(&world).len(), world.record.solo), (0, true));
+    assert!(!world.server("db-0").semi_sync.waits);
+    assert!(matches!(world.decide().forecast, Some(Forecast::Refused { reason: "SoloPrimary", .. })));
+    world.member("db-1").pod = Pod::Running;
+    world.member("db-1").silent = false;
+    world.settle();
+    assert_eq!((ackers(&world), world.record.solo), (vec!["db-1"], false));
+    assert!(world.server("db-0").semi_sync.waits);
+}
+
+#[test]
+fn cold_start_resumes_the_holder() {
+    let mut world = safe(3);
+    for member in ["db-2", "db-1", "db-0"] {
+        world.restart_pod(member);
+    }
+    world.settle();
+    assert_eq!((holder(&world), world.record.epoch, world.record.solo), ("db-0", 1, false));
+}
+
+#[test]
+fn cold_start_without_the_holder_is_a_failover() {
+    let mut world = safe(3);
+    for member in ["db-2", "db-1", "db-0"] {
+        world.restart_pod(member);
+    }
+    world.member("db-0").silent = true;
+    world.member("db-0").pod = Pod::Absent;
+    change(&mut world);
+    assert_ne!(holder(&world), "db-0");
+}
+
+#[test]
+fn a_switchover_that_is_wanted_happens_once() {
+    let mut world = safe(3);
+    world.intent.wanted_primary = name("db-2");
+    let decision = change(&mut world);
+    let change = decision.change.expect("a change");
+    assert!(change.switchover && change.outcome == Outcome::Done, "{change:?}");
+    assert_eq!(holder(&world), "db-2");
+    world.settle();
+    assert_eq!(ackers(&world), vec!["db-0", "db-1"]);
+    // After a failover the stale wish does not pull the primary back.
+    world.kill_server("db-2");
+    world.run_for(30);
+    assert_ne!(holder(&world), "db-2");
+}
+
+#[test]
+fn a_request_for_nonsense_is_answered_with_a_reason() {
+    let mut world = safe(2);
+    world.intent.request =
+        Some(Request { id: "1".to_owned(), target: Some(name("db-7")), why: "asked by the test".to_owned() });
+    let decision = change(&mut world);
+    let Outcome::RolledBack { why } = decision.change.expect("a change").outcome else { panic!("done") };
+    assert_eq!(why, "no switchover to db-7: it is no member of this topology");
+    assert_eq!(world.record.answered.as_deref(), Some("1"));
+    assert!(world.settle().report.health.ok);
+}
+
+#[test]
+fn a_target_that_does_not_follow_rolls_back() {
+    let mut world = safe(3);
+    world.intent.request =
+        Some(Request { id: "1".to_owned(), target: Some(name("db-1")), why: "asked by the test".to_owned() });
+    world.pass(|_| true);
+    world.write("db-0", 4);
+    world.member("db-1").cut = true;
+    let decision = change(&mut world);
+    assert!(matches!(decision.change.expect("a change").outcome, Outcome::RolledBack { .. }));
+    assert_eq!((holder(&world), world.record.solo), ("db-0", true));
+    world.member("db-1").cut = false;
+    assert!(world.settle().report.health.ok);
+    assert!(!world.record.solo && !world.server("db-0").read_only);
+}
+
+#[test]
+fn a_primary_that_shall_go_hands_over_first() {
+    let mut world = safe(3);
+    world.intent.vacate.insert(name("db-0"));
+    assert!(!world.pass(|_| true).released.contains(&name("db-0")));
+    change(&mut world);
+    let decision = world.run_for(10);
+    assert!(decision.released.contains(&name("db-0")), "{:?}", decision.report);
+    assert_eq!(ackers(&world).len(), 1);
+}
+
+#[test]
+fn all_of_them_go_in_order() {
+    let mut world = safe(3);
+    for member in ["db-0", "db-1", "db-2"] {
+        world.intent.vacate.insert(name(member));
+    }
+    let decision = world.run_for(10);
+    assert_eq!((decision.released.len(), holder(&world), world.record.epoch), (3, "db-0", 1));
+    assert!(world.server("db-0").read_only);
+}
+
+#[test]
+fn errant_transactions_are_saved_before_a_member_is_seeded_afresh() {
+    let mut world = safe(3);
+    world.write("db-0", 2);
+    world.kill_server("db-0");
+    // Nobody has received the last two.
+    change(&mut world);
+    world.write("db-1", 1);
+    world.run_for(30);
+    let lines = world.log.join("\n");
+    let (saved, seeded) = (lines.find("db-0 SaveErrant"), lines.find("db-0 reseed"));
+    assert!(saved.is_some() && saved < seeded, "{lines}");
+}
+
+#[test]
+fn ten_changes_leave_all_members_equal() {
+    let mut world = safe(3);
+    for n in 0..10 {
+        let target = format!("db-{}", (n + 1) % 3);
+        world.intent.wanted_primary = name(&target);
+        world.run_for(10);
+        assert_eq!(holder(&world), target);
+        world.write(&target, 2);
+        world.now = world.now.after(std::time::Duration::from_secs(600));
+    }
+    assert!(world.settle().report.health.ok);
+    let all: Vec<_> = world.members.values().map(|model| &model.content).collect();
+    assert!(all.windows(2).all(|pair| pair[0] == pair[1]));
+}
