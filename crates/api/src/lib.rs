@@ -6,6 +6,7 @@
 pub mod duration;
 pub mod mycnf;
 pub mod names;
+pub mod primary_change;
 pub mod quantity;
 pub mod resolve;
 pub mod resolved;
@@ -17,6 +18,7 @@ pub mod status;
 pub mod unsupported;
 
 pub use duration::GoDuration;
+pub use primary_change::PrimaryChange;
 pub use quantity::Size;
 pub use resolve::{Mistake, resolve};
 pub use resolved::Resolved;
@@ -34,5 +36,5 @@ pub const VERSION: &str = "v1alpha1";
 /// The CRDs to install.
 pub fn crds() -> Vec<CustomResourceDefinition> {
     use kube::CustomResourceExt as _;
-    vec![schema::tidy(MariaDB::crd())]
+    vec![schema::tidy(MariaDB::crd()), schema::tidy(PrimaryChange::crd())]
 }

@@ -31,6 +31,12 @@ pub const REPLICA: &str = "replica";
 pub const CONFIG_HASH_ANNOTATION: &str = "k8s.mariadb.com/config-hash";
 /// Annotation: hash of what was applied last, so that a steady state writes nothing.
 pub const APPLIED_HASH_ANNOTATION: &str = "k8s.mariadb.com/applied-hash";
+/// Annotation of a root: asks for a switchover (`ID [POD]`, or JSON with `id` and `to`). One id is answered once.
+pub const SWITCHOVER_ANNOTATION: &str = "k8s.mariadb.com/switchover";
+/// Annotation of a user's own Service: `"false"` keeps the operator from re-pointing it at a new primary.
+pub const FOLLOW_PRIMARY_ANNOTATION: &str = "k8s.mariadb.com/follow-primary";
+/// Label that the StatefulSet controller puts on each pod.
+pub const POD_NAME_LABEL: &str = "statefulset.kubernetes.io/pod-name";
 /// Name of the claim template: claims are `storage-<pod>`.
 pub const CLAIM: &str = "storage";
 /// Longest object name: with `-` and ordinals, service suffixes and the StatefulSet's revision label all children fit.

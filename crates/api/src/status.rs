@@ -10,6 +10,8 @@ pub mod condition {
     pub const READY: &str = "Ready";
     /// All members of the topology replicate (on the root); this object's members do (elsewhere).
     pub const REPLICATION_HEALTHY: &str = "ReplicationHealthy";
+    /// Were the primary lost now, another member would take over without losing anything.
+    pub const SAFE_TO_FAILOVER: &str = "SafeToFailover";
     /// All pods run what the spec says.
     pub const UPDATED: &str = "Updated";
     /// The spec can be carried out; mistakes are named with their paths.
@@ -84,6 +86,38 @@ pub struct ReplicationStatus {
     /// What would happen if the primary failed now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_primary_fails: Option<String>,
+    /// The last request for a switchover, and what becomes of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<RequestStatus>,
+    /// What was not done lately, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refusals: Vec<RefusalStatus>,
+}
+
+/// A request for a switchover (annotation `k8s.mariadb.com/switchover`), and what becomes of it.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestStatus {
+    /// The request's id.
+    pub id: String,
+    /// `Pending`, `UnderWay`, `Done`, `RolledBack` or `Refused`.
+    pub phase: String,
+    /// In words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// Something that was not done, and why.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusalStatus {
+    /// In a word.
+    pub reason: String,
+    /// In words, with the way out.
+    pub message: String,
+    /// Since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
 }
 
 /// A member.

@@ -18,14 +18,14 @@ use topology::{Command, MemberState};
 
 use crate::{Outcome, Refusal, clone};
 
-/// How long connecting (TCP and TLS) may take.
-pub const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// How long connecting (TCP and TLS) may take. An agent that is cut off costs a failover so long at most.
+pub const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// How long a short answer may take.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// How long a command may take to be answered: the agent's own limits on statements lie below it.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 /// A state stream that is silent for so long is dead: agents send at least once a second.
-pub const SILENCE_LIMIT: Duration = Duration::from_secs(3);
+pub const SILENCE_LIMIT: Duration = Duration::from_secs(2);
 
 /// What can go wrong between controller and agent.
 #[derive(Debug, thiserror::Error)]
@@ -173,6 +173,10 @@ impl AgentClient {
         path: &str,
         body: Bytes,
     ) -> Result<http::Response<Incoming>, ClientError> {
+        request(&mut self.connect(what).await?, what, method, path, body).await
+    }
+
+    async fn connect(&self, what: &'static str) -> Result<Sender, ClientError> {
         let connect = async {
             let tcp = match &self.address {
                 Address::Ip(address) => TcpStream::connect(address).await?,
@@ -185,19 +189,114 @@ impl AgentClient {
             .await
             .map_err(|_| ClientError::TimedOut { what: "connect", limit: CONNECT_LIMIT })?
             .map_err(|source| ClientError::Connect { address: self.address.to_string(), source })?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|source| ClientError::Http { what, source })?;
-        // Ends with the response's body, or when that is dropped.
+        // Ends with its sender, and with a response whose body is still read.
         tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(http::header::HOST, "agent")
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
-            .map_err(|e| ClientError::Stream(e.to_string()))?;
-        sender.send_request(request).await.map_err(|source| ClientError::Http { what, source })
+        Ok(sender)
+    }
+}
+
+type Sender = hyper::client::conn::http1::SendRequest<Full<Bytes>>;
+
+async fn request(
+    sender: &mut Sender,
+    what: &'static str,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<http::Response<Incoming>, ClientError> {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(http::header::HOST, "agent")
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .body(Full::new(body))
+        .map_err(|e| ClientError::Stream(e.to_string()))?;
+    sender.send_request(request).await.map_err(|source| ClientError::Http { what, source })
+}
+
+/// A connection to an agent that is kept: what is said over it costs a round trip, and no handshakes.
+pub struct Session {
+    client: AgentClient,
+    sender: Option<Sender>,
+}
+
+impl Session {
+    /// Not connected yet.
+    pub fn new(client: AgentClient) -> Self {
+        Self { client, sender: None }
+    }
+
+    /// Connects, so that what follows is quick.
+    pub async fn prepare(&mut self) -> Result<(), ClientError> {
+        if self.sender.as_ref().is_none_or(Sender::is_closed) {
+            self.sender = Some(self.client.connect("connect").await?);
+        }
+        Ok(())
+    }
+
+    /// As [`AgentClient::command`].
+    pub async fn command(&mut self, command: &Command) -> Result<Outcome, ClientError> {
+        let body = serde_json::to_vec(command).map_err(|e| ClientError::Stream(format!("command: {e}")))?;
+        let call = self.whole("command", Method::POST, "/v1/commands", body.into());
+        let body = limited("command", COMMAND_LIMIT, call).await?;
+        serde_json::from_slice(&body).map_err(|e| ClientError::Stream(format!("command: {e}")))
+    }
+
+    /// As [`AgentClient::state`].
+    pub async fn state(&mut self) -> Result<MemberState, ClientError> {
+        let call = self.whole("state", Method::GET, "/v1/state", Bytes::new());
+        let body = limited("state", ANSWER_LIMIT, call).await?;
+        serde_json::from_slice(&body).map_err(|e| ClientError::Stream(format!("state: {e}")))
+    }
+
+    /// One call. A kept connection that turns out to be closed is opened anew, once: what is asked of an agent may be asked
+    /// twice.
+    async fn whole(
+        &mut self,
+        what: &'static str,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Bytes, ClientError> {
+        // Taken out: a call that is given up leaves no half-read connection behind.
+        if let Some(mut sender) = self.sender.take()
+            && !sender.is_closed()
+            && sender.ready().await.is_ok()
+        {
+            match Self::over(&mut sender, what, method.clone(), path, body.clone()).await {
+                Err(ClientError::Http { .. }) => {}
+                Err(other) => {
+                    self.sender = Some(sender);
+                    return Err(other);
+                }
+                Ok(answer) => {
+                    self.sender = Some(sender);
+                    return Ok(answer);
+                }
+            }
+        }
+        let mut sender = self.client.connect(what).await?;
+        let answer = Self::over(&mut sender, what, method, path, body).await;
+        self.sender = Some(sender);
+        answer
+    }
+
+    async fn over(
+        sender: &mut Sender,
+        what: &'static str,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Bytes, ClientError> {
+        let response = request(sender, what, method, path, body).await?;
+        if response.status() != StatusCode::OK {
+            return Err(refusal(what, response).await);
+        }
+        let body = response.into_body().collect().await.map_err(|source| ClientError::Http { what, source })?;
+        Ok(body.to_bytes())
     }
 }
 

@@ -28,6 +28,12 @@ const RULES: &[Rule] = &[
         verbs: &["get", "patch", "update"],
     },
     Rule {
+        why: "tell what was done when the primary changed, and forget all but the last 50 of a topology",
+        group: "k8s.mariadb.com",
+        resources: &["primarychanges"],
+        verbs: &["get", "list", "watch", "create", "delete"],
+    },
+    Rule {
         why: "the members' StatefulSets: applied, deleted without their pods and made again when volumes grow",
         group: "apps",
         resources: &["statefulsets"],
@@ -197,6 +203,8 @@ spec:
           ports:
             - name: health
               containerPort: 8081
+            - name: metrics
+              containerPort: 8080
           livenessProbe:
             httpGet:
               path: /healthz

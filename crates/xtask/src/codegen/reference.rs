@@ -16,7 +16,13 @@ pub(super) fn page(crd: &CustomResourceDefinition) -> String {
     );
     for version in &crd.spec.versions {
         let Some(schema) = version.schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref()) else { continue };
-        for part in ["spec", "status"] {
+        let parts = ["spec", "status"];
+        // A kind that is a record has its fields beside its metadata.
+        if !schema.properties.iter().flatten().any(|(name, _)| parts.contains(&name.as_str())) {
+            let _ = write!(page, "\n## {}\n\n| field | type | meaning |\n|---|---|---|\n", version.name);
+            rows(&mut page, "", schema, 0);
+        }
+        for part in parts {
             let Some(properties) = schema.properties.as_ref().and_then(|p| p.get(part)) else { continue };
             let _ = write!(page, "\n## {} `{part}`\n\n| field | type | meaning |\n|---|---|---|\n", version.name);
             rows(&mut page, "", properties, 0);
