@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use kube::runtime::events::Recorder;
 
-use crate::RunError;
 use crate::leader::Candidate;
 use crate::resources::{SharedClaims, SharedNumbers};
 use crate::watches::Caches;
+use crate::{Releases, RunError};
 
 /// What the operator is told about itself.
 #[derive(Debug, Clone)]
@@ -46,6 +46,8 @@ pub struct Context {
     pub(crate) numbers: SharedNumbers,
     /// Names that are about to be taken.
     pub(crate) claims: SharedClaims,
+    /// Which pods may be restarted or taken away.
+    pub(crate) releases: Releases,
 }
 
 impl Context {
@@ -57,6 +59,7 @@ impl Context {
             recorder,
             numbers: SharedNumbers::default(),
             claims: SharedClaims::default(),
+            releases: Releases::default(),
         }
     }
 }

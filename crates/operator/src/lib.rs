@@ -4,6 +4,8 @@
 pub mod context;
 mod health;
 mod leader;
+mod metrics;
+mod releases;
 pub mod replication;
 pub mod resources;
 mod watches;
@@ -16,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use context::{Context, Settings};
 pub use health::Health;
+pub use metrics::Metrics;
+pub use releases::Releases;
 
 /// How long the loops may take to end when the operator is told to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -67,7 +71,9 @@ pub fn main() -> ExitCode {
         let client = kube::Client::try_default().await.map_err(|error| RunError::Client(error.to_string()))?;
         let health = Health::default();
         health.serve(health::PORT).await?;
-        run(client, settings, health, stop).await
+        let metrics = Metrics::default();
+        metrics.serve(metrics::PORT).await?;
+        run_counting(client, settings, health, metrics, stop).await
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -99,6 +105,16 @@ pub async fn run(
     health: Health,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
+    run_counting(client, settings, health, Metrics::default(), stop).await
+}
+
+async fn run_counting(
+    client: kube::Client,
+    settings: Settings,
+    health: Health,
+    metrics: Metrics,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
     let reporter = Reporter { controller: "mariadb-operator".to_owned(), instance: Some(settings.pod_name.clone()) };
     let recorder = Recorder::new(client.clone(), reporter);
     // Standing by is healthy too.
@@ -123,8 +139,19 @@ pub async fn run(
         objects: context.caches.objects.clone(),
         pods: context.caches.pods.clone(),
         claims: context.caches.claims.clone(),
+        leases: context.caches.leases.clone(),
+        services: context.caches.services.clone(),
+        nodes: context.caches.nodes.clone(),
         changed,
         recorder: context.recorder.clone(),
+        metrics,
+        releases: context.releases.clone(),
+        wake: {
+            let caches = context.caches.clone();
+            std::sync::Arc::new(move |namespace: &str, object: &str| {
+                caches.wake(&(namespace.to_owned(), object.to_owned()));
+            })
+        },
     };
     let loops = CancellationToken::new();
     let mut tasks = tokio::task::JoinSet::new();

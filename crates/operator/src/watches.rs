@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use api::{MariaDB, names};
 use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{ObjectMeta, PartialObjectMeta};
@@ -59,6 +60,12 @@ pub struct Caches {
     pub claims: Store<PersistentVolumeClaim>,
     /// The StatefulSets.
     pub sets: Store<StatefulSet>,
+    /// The records of topologies.
+    pub leases: Store<Lease>,
+    /// Services of the users' own that mean the primary: `app: mariadb`, `role: primary`.
+    pub services: Store<Service>,
+    /// The nodes, without what pods do not depend on.
+    pub nodes: Store<Node>,
     hub: Arc<Hub>,
 }
 
@@ -114,6 +121,16 @@ impl Caches {
     /// Forgets it.
     pub(crate) fn forget(&self, key: &Key) {
         locked(&self.hub.sleepers).remove(key);
+    }
+
+    /// Wakes the loop of an object.
+    pub(crate) fn wake(&self, key: &Key) {
+        self.hub.wake(key);
+    }
+
+    /// Wakes the replication loop.
+    pub(crate) fn raise(&self) {
+        self.hub.raise();
     }
 
     /// Ends when objects came or went.
@@ -186,10 +203,13 @@ pub(crate) fn start(client: &kube::Client) -> (Caches, watch::Receiver<u64>) {
     let (pods, pods_writer) = store();
     let (claims, claims_writer) = store();
     let (sets, sets_writer) = store();
+    let (leases, leases_writer) = store();
+    let (services, services_writer) = store();
+    let (nodes, nodes_writer) = store();
     let hub = Arc::new(Hub {
         children: Mutex::default(),
         sleepers: Mutex::default(),
-        missing: watch::Sender::new(11),
+        missing: watch::Sender::new(14),
         changed: watch::Sender::new(0),
         objects: Notify::new(),
     });
@@ -215,6 +235,25 @@ pub(crate) fn start(client: &kube::Client) -> (Caches, watch::Receiver<u64>) {
         hub.raise();
     });
     follow(client, &hub, sets_writer, ours.clone(), |hub, set: &StatefulSet, _| hub.wake_owner(&set.metadata));
+    follow(client, &hub, leases_writer, ours.clone(), |hub, _: &Lease, _| hub.raise());
+    let primaries = watcher::Config::default().labels(&format!(
+        "{}=mariadb,{}={}",
+        names::APP_LABEL,
+        names::SHORT_ROLE_LABEL,
+        names::PRIMARY
+    ));
+    follow(client, &hub, services_writer, primaries, |hub, _: &Service, _| hub.raise());
+    // A node reports itself every few seconds, with all images that it holds: only its conditions and taints count.
+    let lean = |node: &mut Node| {
+        if let Some(status) = &mut node.status {
+            (status.images, status.volumes_in_use, status.volumes_attached) = (None, None, None);
+        }
+    };
+    follow_lean(client, &hub, nodes_writer, all.clone(), lean, |hub, _: &Node, news| {
+        if news {
+            hub.raise();
+        }
+    });
     // Secrets and ConfigMaps of users' are waited for by name: their coming must be seen, nothing of them is kept.
     glance::<Secret>(client, &hub, all.clone());
     glance::<ConfigMap>(client, &hub, all);
@@ -223,7 +262,7 @@ pub(crate) fn start(client: &kube::Client) -> (Caches, watch::Receiver<u64>) {
     glance::<Role>(client, &hub, ours.clone());
     glance::<RoleBinding>(client, &hub, ours.clone());
     glance::<PodDisruptionBudget>(client, &hub, ours);
-    (Caches { objects, pods, claims, sets, hub }, changed)
+    (Caches { objects, pods, claims, sets, leases, services, nodes, hub }, changed)
 }
 
 /// Keeps whole objects, without what nobody reads. `tell` is told of each change, and whether an object came, went, or got a
@@ -231,8 +270,22 @@ pub(crate) fn start(client: &kube::Client) -> (Caches, watch::Receiver<u64>) {
 fn follow<K>(
     client: &kube::Client,
     hub: &Arc<Hub>,
+    writer: kube::runtime::reflector::store::Writer<K>,
+    config: watcher::Config,
+    tell: impl Fn(&Hub, &K, bool) + Send + 'static,
+) where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    follow_lean(client, hub, writer, config, |_| {}, tell);
+}
+
+/// The same, with more taken off before it is kept.
+fn follow_lean<K>(
+    client: &kube::Client,
+    hub: &Arc<Hub>,
     mut writer: kube::runtime::reflector::store::Writer<K>,
     config: watcher::Config,
+    strip: impl Fn(&mut K) + Send + Sync + 'static,
     tell: impl Fn(&Hub, &K, bool) + Send + 'static,
 ) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
@@ -242,9 +295,10 @@ fn follow<K>(
     tokio::spawn(async move {
         let mut generations: HashMap<String, Option<i64>> = HashMap::new();
         let mut listed = false;
-        let mut events = std::pin::pin!(
-            watcher(api, config).default_backoff().modify(|object| object.meta_mut().managed_fields = None)
-        );
+        let mut events = std::pin::pin!(watcher(api, config).default_backoff().modify(|object| {
+            object.meta_mut().managed_fields = None;
+            strip(object);
+        }));
         while let Some(event) = events.next().await {
             let event = match event {
                 Ok(event) => event,

@@ -18,7 +18,7 @@ pub mod tls;
 use serde::{Deserialize, Serialize};
 use topology::Stamp;
 
-pub use client::{AgentClient, ClientError};
+pub use client::{AgentClient, ClientError, Session};
 pub use config::AgentConfig;
 pub use tls::Identity;
 

@@ -1,12 +1,13 @@
-//! Writes down what the replication loop says: status, role labels, events. On its own, so that a slow API server never
+//! Writes down what the replication loop says: status and events. On its own, so that a slow API server never
 //! holds up a decision.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{MariaDB, names};
-use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use api::MariaDB;
+use api::status::RequestStatus;
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::events::{Event as Published, EventType};
@@ -15,8 +16,9 @@ use kube::{Api, Resource as _, ResourceExt as _};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use topology::Record;
 use topology::decision::{Event, Report};
+use topology::intent::Durability;
+use topology::{Forecast, Record};
 
 use super::status::{self, Said, Source};
 use super::{FIELD_MANAGER, Inputs};
@@ -36,7 +38,11 @@ pub(super) struct Briefing {
     /// Names of the topology's objects, the root first.
     pub(super) objects: Vec<String>,
     /// `None`: no replication.
-    pub(super) durability: Option<String>,
+    pub(super) durability: Option<Durability>,
+    /// What would happen if the primary died now.
+    pub(super) forecast: Option<Forecast>,
+    /// The request for a switchover that stands.
+    pub(super) request: Option<RequestStatus>,
 }
 
 pub(super) struct Clerk {
@@ -71,7 +77,7 @@ impl Clerk {
                 pending.push_back(event);
             }
             let Some(briefing) = self.briefings.borrow_and_update().clone() else { continue };
-            next = self.labels(&briefing).await.min(self.statuses(&briefing).await);
+            next = self.statuses(&briefing).await;
             let Some(root) = briefing.objects.first().and_then(|name| self.object(name)) else { continue };
             while let Some(event) = pending.pop_front() {
                 self.publish(&root, &event).await;
@@ -83,36 +89,16 @@ impl Clerk {
         self.inputs.objects.get(&ObjectRef::new(name).within(&self.namespace))
     }
 
-    /// Puts role labels right where they are not. Returns when to come back.
-    async fn labels(&self, briefing: &Briefing) -> Duration {
-        let mut next = Duration::MAX;
-        for (name, role) in status::roles(&briefing.report) {
-            let Some(pod) = self.inputs.pods.get(&ObjectRef::<Pod>::new(&name).within(&self.namespace)) else {
-                continue;
-            };
-            let right = [names::ROLE_LABEL, names::SHORT_ROLE_LABEL]
-                .iter()
-                .all(|label| pod.labels().get(*label).is_some_and(|value| value == role));
-            if right || pod.metadata.deletion_timestamp.is_some() {
-                continue;
-            }
-            let labels = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "uid": pod.metadata.uid,
-                "labels": {names::ROLE_LABEL: role, names::SHORT_ROLE_LABEL: role}}});
-            let api: Api<Pod> = Api::namespaced(self.inputs.client.clone(), &self.namespace);
-            let patched = in_time(async { api.patch(&name, &apply(), &Patch::Apply(&labels)).await }).await;
-            if let Err(error) = patched {
-                tracing::warn!(namespace = self.namespace, pod = name, error, "the role label was not written");
-                next = PAUSE;
-            }
-        }
-        next
-    }
-
     /// Writes what is worth it. Returns when to come back.
     async fn statuses(&mut self, briefing: &Briefing) -> Duration {
         let mut next = Duration::MAX;
-        let source =
-            Source { report: &briefing.report, record: &briefing.record, durability: briefing.durability.clone() };
+        let source = Source {
+            report: &briefing.report,
+            record: &briefing.record,
+            durability: briefing.durability,
+            forecast: briefing.forecast.as_ref(),
+            request: briefing.request.as_ref(),
+        };
         for (i, name) in briefing.objects.iter().enumerate() {
             let Some(object) = self.object(name) else { continue };
             let wait = self.write(&object, |object, now| status::of_object(&source, object, i == 0, now)).await;

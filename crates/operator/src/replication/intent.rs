@@ -6,7 +6,7 @@ use std::time::Duration;
 use api::resolved::{ReplicationIntent, Resolved, Role, WantedPrimary};
 use api::{names, resolved};
 use topology::action::Endpoint;
-use topology::intent::{Durability, Failover, HandsOff, Intent, MemberIntent, Recovery, ReplicaIntent};
+use topology::intent::{Durability, Failover, HandsOff, Intent, MemberIntent, Recovery, ReplicaIntent, Request};
 use topology::member::MemberName;
 
 /// Root's annotation: a person's word on whose data counts.
@@ -25,6 +25,24 @@ pub(super) struct Object {
     pub(super) resolved: Resolved,
     /// Server id of ordinal 0.
     pub(super) server_id_base: u32,
+    /// Ordinals beyond what is wanted whose pods are still there: members until they are gone.
+    pub(super) leaving: Vec<u32>,
+}
+
+impl Object {
+    /// All ordinals that have a member.
+    pub(super) fn ordinals(&self) -> impl Iterator<Item = u32> {
+        (0..self.resolved.replicas).chain(self.leaving.iter().copied())
+    }
+}
+
+/// What is not in the objects.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Asked {
+    /// `kubectl mariadb switchover`.
+    pub(super) request: Option<Request>,
+    /// Members whose pods shall be restarted or taken away.
+    pub(super) vacate: BTreeSet<MemberName>,
 }
 
 /// Makes the intent. `objects` has the root first. `server_ids`: what agents say of themselves, which is what counts.
@@ -32,6 +50,7 @@ pub(super) fn intent(
     objects: &[Object],
     annotations: Option<&BTreeMap<String, String>>,
     server_ids: &BTreeMap<MemberName, u32>,
+    asked: Asked,
 ) -> Option<Intent> {
     let root = &objects.first()?.resolved;
     let members: Vec<MemberIntent> = objects.iter().flat_map(|object| members(root, object, server_ids)).collect();
@@ -58,8 +77,8 @@ pub(super) fn intent(
             automatic: AGENTS_FENCE && replication.is_some_and(|replication| replication.automatic_failover),
             ..replication.map(failover).unwrap_or_default()
         },
-        request: None,
-        vacate: BTreeSet::new(),
+        request: asked.request,
+        vacate: asked.vacate,
         use_data_of: annotations.and_then(|all| all.get(USE_DATA_OF)).map(|name| MemberName(name.clone())),
         replication_user: replication.map(|replication| replication.account.user.clone()).unwrap_or_default(),
         members,
@@ -95,7 +114,8 @@ fn members(root: &Resolved, object: &Object, server_ids: &BTreeMap<MemberName, u
     let semi_sync = settings.is_none_or(|replica| replica.semi_sync);
     let candidate =
         settings.and_then(|replica| replica.candidate).unwrap_or(through.is_none() && !delayed && semi_sync);
-    (0..resolved.replicas)
+    object
+        .ordinals()
         .map(|ordinal| {
             let name = MemberName(names::pod(&resolved.name, ordinal));
             let host = names::member_host(&name.0, &resolved.namespace);
@@ -162,7 +182,7 @@ pub(super) fn number(objects: Vec<Resolved>) -> Vec<Object> {
                     free
                 }
             };
-            Object { resolved, server_id_base }
+            Object { resolved, server_id_base, leaving: Vec::new() }
         })
         .collect()
 }

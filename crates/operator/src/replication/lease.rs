@@ -23,6 +23,13 @@ pub(super) struct Kept {
     lease: Option<Lease>,
 }
 
+impl Kept {
+    /// The Lease's version; `None`: there is none.
+    pub(super) fn version(&self) -> Option<&str> {
+        self.lease.as_ref()?.metadata.resource_version.as_deref()
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LeaseError {
     #[error("read the lease {name}: {source}")]

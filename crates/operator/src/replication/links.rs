@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use protocol::{AgentClient, ClientError, Refusal};
+use protocol::{AgentClient, ClientError, Refusal, Session};
 use rustls::ClientConfig;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use topology::member::{MemberName, MemberState};
 use topology::observation::Agent;
@@ -40,7 +40,25 @@ impl Address {
 struct Link {
     address: Address,
     heard: Arc<Mutex<Agent>>,
+    line: Line,
     _stop: DropGuard,
+}
+
+/// The way by which a member is told something.
+#[derive(Clone)]
+pub(super) struct Line {
+    address: Address,
+    tls: Arc<ClientConfig>,
+    /// Kept open while the agent's stream lives, so that an order costs no handshakes.
+    session: Arc<tokio::sync::Mutex<Option<Session>>>,
+    /// Its stream lives.
+    alive: watch::Receiver<bool>,
+}
+
+impl std::fmt::Debug for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Line").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 /// The links of one topology.
@@ -74,8 +92,9 @@ impl Links {
         self.open.clear();
     }
 
-    pub(super) fn address(&self, member: &MemberName) -> Option<&Address> {
-        self.open.get(member).map(|link| &link.address)
+    /// The way to tell a member something; `None`: its agent has no address.
+    pub(super) fn line(&self, member: &MemberName) -> Option<Line> {
+        self.open.get(member).map(|link| link.line.clone())
     }
 
     /// What was heard last.
@@ -97,15 +116,12 @@ impl Links {
         let silent = Agent::Silent { since: self.clock.now(), attempts: 0, why: "no connection yet".to_owned() };
         let heard = Arc::new(Mutex::new(silent));
         let stop = CancellationToken::new();
-        let listener = Listener {
-            clock: self.clock,
-            news: self.news.clone(),
-            heard: heard.clone(),
-            address: address.clone(),
-            tls,
-        };
+        let (living, alive) = watch::channel(false);
+        let line = Line { address, tls, session: Arc::default(), alive };
+        let listener =
+            Listener { clock: self.clock, news: self.news.clone(), heard: heard.clone(), line: line.clone(), living };
         tokio::spawn(stop.clone().run_until_cancelled_owned(listener.run()));
-        Link { address, heard, _stop: stop.drop_guard() }
+        Link { address: line.address.clone(), heard, line, _stop: stop.drop_guard() }
     }
 }
 
@@ -132,8 +148,8 @@ struct Listener {
     clock: Clock,
     news: Arc<Notify>,
     heard: Arc<Mutex<Agent>>,
-    address: Address,
-    tls: Arc<ClientConfig>,
+    line: Line,
+    living: watch::Sender<bool>,
 }
 
 impl Listener {
@@ -141,12 +157,14 @@ impl Listener {
         let mut failures = 0_usize;
         loop {
             let why = self.listen(&mut failures).await;
+            self.living.send_replace(false);
             let fell_silent = {
                 let mut heard = lock(&self.heard);
                 let was_heard = matches!(*heard, Agent::Answers { .. });
                 let (since, attempts) = match &*heard {
                     Agent::Silent { since, attempts, .. } => (*since, attempts + 1),
-                    Agent::Answers { .. } => (self.clock.now(), 0),
+                    // It has been silent since it was heard last, not since that was noticed.
+                    Agent::Answers { at, .. } => (*at, 0),
                 };
                 let same = matches!(&*heard, Agent::Silent { why: known, .. } if *known == why);
                 *heard = Agent::Silent { since, attempts, why };
@@ -162,7 +180,7 @@ impl Listener {
 
     /// Listens until the stream ends, and says why it did.
     async fn listen(&self, failures: &mut usize) -> String {
-        let opened = async { self.address.client(&self.tls)?.watch().await }.await;
+        let opened = async { self.line.address.client(&self.line.tls)?.watch().await }.await;
         let mut stream = match opened {
             Ok(stream) => stream,
             Err(error) => return error.to_string(),
@@ -173,6 +191,9 @@ impl Listener {
                     *failures = 0;
                     if note(&self.heard, state, self.clock.now()) {
                         self.news.notify_one();
+                    }
+                    if !self.living.send_replace(true) {
+                        tokio::spawn(self.line.clone().prepare());
                     }
                 }
                 Err(error) => return error.to_string(),
@@ -192,16 +213,47 @@ pub(super) enum Answer {
     Failed(String),
 }
 
-/// Sends a command and looks at the member once more: the report that comes back has what the command did.
-pub(super) async fn tell(address: Address, tls: Arc<ClientConfig>, command: Command) -> (Answer, Option<MemberState>) {
-    let client = match address.client(&tls) {
-        Ok(client) => client,
-        Err(error) => return (Answer::Failed(error.to_string()), None),
-    };
-    let result = match client.command(&command).await {
-        Ok(_outcome) => Answer::Accepted,
-        Err(ClientError::Refused(Refusal::Busy { doing })) => Answer::Busy(doing),
-        Err(error) => Answer::Failed(error.to_string()),
-    };
-    (result, client.state().await.ok())
+impl Line {
+    /// Connects, so that the next order needs no handshakes.
+    async fn prepare(self) {
+        let Ok(client) = self.address.client(&self.tls) else { return };
+        let mut fresh = Session::new(client);
+        // Where this fails, the order itself connects.
+        if fresh.prepare().await.is_ok() {
+            *self.session.lock().await = Some(fresh);
+        }
+    }
+
+    /// Sends a command and looks at the member once more: the report that comes back has what the command did.
+    ///
+    /// An agent that falls silent meanwhile is not waited for: its command counts as failed, though it may have been
+    /// carried out. What is true is seen when it answers again.
+    pub(super) async fn tell(mut self, command: Command) -> (Answer, Option<MemberState>) {
+        let was_alive = *self.alive.borrow_and_update();
+        let kept = if was_alive { self.session.lock().await.take() } else { None };
+        let mut session = match kept.map_or_else(|| self.address.client(&self.tls).map(Session::new), Ok) {
+            Ok(session) => session,
+            Err(error) => return (Answer::Failed(error.to_string()), None),
+        };
+        let call = async {
+            let answer = match session.command(&command).await {
+                Ok(_outcome) => Answer::Accepted,
+                Err(ClientError::Refused(Refusal::Busy { doing })) => Answer::Busy(doing),
+                Err(error) => Answer::Failed(error.to_string()),
+            };
+            (answer, session.state().await.ok())
+        };
+        let silent = async {
+            if !was_alive || self.alive.wait_for(|alive| !alive).await.is_err() {
+                // Nothing to watch, or the link is gone while its command is under way: the call has limits of its own.
+                std::future::pending::<()>().await;
+            }
+        };
+        let told = tokio::select! {
+            told = call => told,
+            () = silent => return (Answer::Failed("its agent fell silent".to_owned()), None),
+        };
+        *self.session.lock().await = Some(session);
+        told
+    }
 }

@@ -4,15 +4,23 @@
 //! says is acted on within milliseconds. What is decided lies in [`topology::decide`]; here is only what brings
 //! observations in and orders out.
 
+mod authority;
+mod changes;
 mod clerk;
 mod clock;
 mod facts;
 pub(crate) mod family;
+mod fencing;
 mod intent;
 mod lease;
 mod links;
+mod observing;
+mod outlook;
+mod requests;
+mod routing;
 mod runner;
 mod status;
+mod telling;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -23,7 +31,8 @@ use std::time::Duration;
 
 use api::MariaDB;
 use api::spec::MariaDBSpec;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, Service};
 use kube::ResourceExt as _;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::Store;
@@ -31,6 +40,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::{Metrics, Releases};
 use family::{Families, Orphan};
 
 /// Field manager of everything this loop writes.
@@ -50,10 +60,22 @@ pub struct Inputs {
     pub pods: Store<Pod>,
     /// The volume claims of all members.
     pub claims: Store<PersistentVolumeClaim>,
+    /// The records of all topologies: to notice that somebody else changed one.
+    pub leases: Store<Lease>,
+    /// Services of the users' own that mean the primary.
+    pub services: Store<Service>,
+    /// The nodes.
+    pub nodes: Store<Node>,
     /// Raised with every change in these stores.
     pub changed: watch::Receiver<u64>,
     /// Publishes events.
     pub recorder: Recorder,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Which pods may be restarted or taken away.
+    pub releases: Releases,
+    /// Wakes the *resources* loop of an object: namespace, name.
+    pub wake: Arc<dyn Fn(&str, &str) + Send + Sync>,
 }
 
 /// Runs until `stop`.

@@ -1,45 +1,42 @@
 //! The task of one topology.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::resolved::Resolved;
-use api::{MariaDB, names};
+use api::{MariaDB, PrimaryChange, names};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
-use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Resource as _, ResourceExt as _};
-use rustls::ClientConfig;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::Instant;
-use topology::decision::{Decision, Event, Refusal, Report, Role, Standing};
+use topology::decision::{Decision, Event, Report};
+use topology::intent::{Durability, Request};
 use topology::member::{MemberName, MemberState};
 use topology::memory::Memory;
-use topology::observation::{Agent, Observation, Seen};
-use topology::{Command, Course, Intent, decide};
+use topology::observation::{Agent, Observation};
+use topology::plan::Outcome as ChangeOutcome;
+use topology::{Change, Command, Course, Intent, Record, Time, decide};
 
+use super::authority::Authority;
 use super::clerk::{Briefing, Clerk};
 use super::clock::Clock;
 use super::intent::Object;
 use super::lease::{self, Kept, LeaseError};
-use super::links::{self, Address, Answer, Links};
-use super::{Inputs, facts, families, tls};
+use super::links::{Answer, Links};
+use super::requests::{self, Requests};
+use super::routing::{self, Router, Routes};
+use super::{Inputs, changes, facts, fencing, telling};
+use crate::metrics::{OfChange, OfRefusal, OfTopology};
 
-/// The CA is looked for again so soon while there is none.
-const CA_MISSING: Duration = Duration::from_millis(300);
-/// The CA is read again so often while an agent does not answer (it may have been replaced).
-const CA_DOUBT: Duration = Duration::from_secs(30);
-/// Client certificates are made anew so often; they live for a week.
-const CA_AGE: Duration = Duration::from_secs(24 * 3600);
 /// After a Lease that could not be read or written.
 const LEASE_PAUSE: Duration = Duration::from_secs(1);
-/// How long an agent may be silent before that is reported.
-const GRACE: Duration = Duration::from_secs(2);
+/// How long an agent may be silent before that is reported (that it is, is noticed after up to two seconds).
+const GRACE: Duration = Duration::from_secs(3);
 /// A pass at least so often.
-const LONGEST: Duration = Duration::from_secs(30);
+pub(super) const LONGEST: Duration = Duration::from_secs(30);
+/// Versions of the Lease that were our own doing are remembered so long that their echo is recognised.
+const ECHOES: usize = 16;
 
 /// What came of a command.
 struct Outcome {
@@ -51,47 +48,69 @@ struct Outcome {
     last: bool,
 }
 
-struct Ca {
-    version: Option<String>,
-    config: Arc<ClientConfig>,
-    read: Instant,
-    issued: Instant,
-}
-
 /// The task of one topology.
 pub(super) struct Runner {
-    inputs: Inputs,
-    namespace: String,
-    root: String,
-    uid: String,
-    clock: Clock,
+    pub(super) inputs: Inputs,
+    pub(super) namespace: String,
+    pub(super) root: String,
+    pub(super) uid: String,
+    pub(super) clock: Clock,
     news: Arc<Notify>,
-    links: Links,
-    memories: BTreeMap<MemberName, Memory>,
-    server_ids: BTreeMap<MemberName, u32>,
+    pub(super) links: Links,
+    pub(super) authority: Authority,
+    pub(super) memories: BTreeMap<MemberName, Memory>,
+    /// The life of each member's container in which its agent was heard last.
+    pub(super) lives: BTreeMap<MemberName, facts::Life>,
+    pub(super) server_ids: BTreeMap<MemberName, u32>,
     kept: Option<Kept>,
+    /// Versions of the Lease that we wrote or read, the latest last.
+    versions: Vec<String>,
+    /// The version that the watch showed last.
+    shown: Option<String>,
+    /// The pods of primaries: name and UID.
+    holders: BTreeMap<MemberName, String>,
     /// Races for the record lost in a row.
     lost: u32,
-    ca: Option<Ca>,
-    resolved: BTreeMap<String, (Option<i64>, Resolved)>,
+    pub(super) resolved: BTreeMap<String, (Option<i64>, Resolved)>,
     outcomes: (mpsc::UnboundedSender<Outcome>, mpsc::UnboundedReceiver<Outcome>),
     briefings: watch::Sender<Option<Arc<Briefing>>>,
+    routes: watch::Sender<Routes>,
     events: mpsc::UnboundedSender<Event>,
-    clerk: Option<Clerk>,
+    changes: mpsc::UnboundedSender<PrimaryChange>,
     before: Option<Report>,
     /// What the last decision began.
-    course: Course,
+    pub(super) course: Course,
+    /// What the root's annotation asks for.
+    pub(super) request: Option<Result<Request, String>>,
+    requests: Requests,
+    /// Refusals that were counted and stand.
+    refused: BTreeSet<&'static str>,
+    /// When it was last looked whether the primary is open, and that it was not.
+    closed_at: Option<Time>,
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        self.inputs.metrics.forget(&self.of_topology());
+        self.inputs.releases.publish(&(self.namespace.clone(), self.root.clone()), BTreeSet::new());
+    }
 }
 
 impl Runner {
+    /// With the tasks beside it, which end with it: their channels close.
     pub(super) fn new(inputs: Inputs, namespace: String, root: String, uid: String) -> Self {
         let clock = Clock::start();
         let news = Arc::new(Notify::new());
         let (briefings, briefed) = watch::channel(None);
+        let (routes, routed) = watch::channel(Routes::default());
         let (events, said) = mpsc::unbounded_channel();
-        let clerk = Clerk::new(inputs.clone(), namespace.clone(), briefed, said);
+        let (changes, changed) = mpsc::unbounded_channel();
+        tokio::spawn(Clerk::new(inputs.clone(), namespace.clone(), briefed, said).run());
+        tokio::spawn(Router::new(inputs.clone(), namespace.clone(), routed, events.clone()).run());
+        tokio::spawn(changes::write_all(inputs.client.clone(), namespace.clone(), root.clone(), changed));
         Self {
             links: Links::new(clock, news.clone()),
+            authority: Authority::new(inputs.client.clone(), namespace.clone(), &root),
             inputs,
             namespace,
             root,
@@ -99,33 +118,42 @@ impl Runner {
             clock,
             news,
             memories: BTreeMap::new(),
+            lives: BTreeMap::new(),
             server_ids: BTreeMap::new(),
             kept: None,
+            versions: Vec::new(),
+            shown: None,
+            holders: BTreeMap::new(),
             lost: 0,
-            ca: None,
             resolved: BTreeMap::new(),
             outcomes: mpsc::unbounded_channel(),
             briefings,
+            routes,
             events,
-            clerk: Some(clerk),
+            changes,
             before: None,
             course: Course::default(),
+            request: None,
+            requests: Requests::default(),
+            refused: BTreeSet::new(),
+            closed_at: None,
         }
     }
 
-    /// Works until the root is gone (the supervisor ends this task, and with it the clerk, as soon as it is).
+    fn of_topology(&self) -> OfTopology {
+        OfTopology { namespace: self.namespace.clone(), topology: self.root.clone() }
+    }
+
+    /// Works until the root is gone (the supervisor ends this task as soon as it is).
     pub(super) async fn run(mut self) {
-        // The clerk ends with this task: its channels close.
-        if let Some(clerk) = self.clerk.take() {
-            tokio::spawn(clerk.run());
-        }
         loop {
             self.inputs.changed.mark_unchanged();
             let Some(wait) = self.pass().await else { return };
             tokio::select! {
                 () = self.news.notified() => {}
-                changed = self.inputs.changed.changed() => if changed.is_err() { return },
                 outcome = self.outcomes.1.recv() => self.take(outcome),
+                changed = self.inputs.changed.changed() => if changed.is_err() { return },
+                read = self.authority.news() => if self.authority.take(read) { self.links.clear() },
                 () = tokio::time::sleep(wait.min(LONGEST)) => {}
             }
             while let Ok(outcome) = self.outcomes.1.try_recv() {
@@ -166,17 +194,24 @@ impl Runner {
         let objects = self.objects()?;
         let resolved = self.resolve(&objects);
         let root = objects.first()?.clone();
-        let mut wait = self.connect(&resolved).await;
-        let Some(intent) = super::intent::intent(&resolved, root.metadata.annotations.as_ref(), &self.server_ids)
+        let mut wait = self.connect(&resolved);
+        self.request = root.annotations().get(names::SWITCHOVER_ANNOTATION).map(|text| requests::parse(text));
+        let asked = self.asked(&resolved);
+        let Some(intent) =
+            super::intent::intent(&resolved, root.metadata.annotations.as_ref(), &self.server_ids, asked)
         else {
             return Some(wait);
         };
         let leases: Api<Lease> = Api::namespaced(self.inputs.client.clone(), &self.namespace);
         let lease_name = names::lease(&self.root);
+        self.doubt_record(&lease_name);
         let kept = match self.kept.take() {
             Some(kept) => kept,
             None => match lease::read(&leases, &lease_name).await {
-                Ok(kept) => kept,
+                Ok(kept) => {
+                    self.know(&kept);
+                    kept
+                }
                 Err(error) => return Some(self.lease_trouble(&error)),
             },
         };
@@ -189,32 +224,64 @@ impl Runner {
                 match lease::swap(&leases, &lease_name, &owner, &kept, record).await {
                     Ok(kept) => {
                         self.lost = 0;
+                        self.know(&kept);
                         kept
                     }
                     // Somebody else decided: read that, and decide again.
                     Err(error @ LeaseError::Lost { .. }) => {
                         tracing::info!(namespace = self.namespace, topology = self.root, %error, "deciding again");
                         self.lost += 1;
-                        return Some(Duration::from_millis(10 << self.lost.min(7)));
+                        let pause = if self.lost == 1 { 0 } else { 10 << self.lost.min(7) };
+                        return Some(Duration::from_millis(pause));
                     }
                     Err(error) => return Some(self.lease_trouble(&error)),
                 }
             }
         };
-        self.course = decision.course.clone();
         self.act(&decision);
+        self.course = decision.course.clone();
+        self.route(&decision, &kept.record, &observation);
+        if let Some(change) = &decision.change {
+            self.record_change(change, &root, &resolved);
+        }
+        self.release(&intent, &decision);
+        self.count(&decision, &kept.record);
         if let Some(look_again) = decision.look_again {
             wait = wait.min(look_again);
         }
         // An agent that was just lost, or not reached yet, is given a moment before people hear of it: a new controller
         // would else report every topology as broken, and as healed a moment later.
-        match self.grace(&observation) {
+        match self.grace(&observation).filter(|_| decision.change.is_none() && self.course.plan.is_none()) {
             Some(left) => wait = wait.min(left),
-            None => self.tell(&decision, &kept, &resolved),
+            None => self.tell(&decision, &kept, &resolved, &intent, &root),
         }
         self.announce(&decision.report.events);
         self.kept = Some(kept);
         Some(wait)
+    }
+
+    /// A Lease that somebody else changed or removed is read anew before the next decision. What we wrote ourselves is known:
+    /// on the way from one decision to the next nothing is read.
+    fn doubt_record(&mut self, name: &str) {
+        let shown = self.inputs.leases.get(&ObjectRef::new(name).within(&self.namespace));
+        let version = shown.and_then(|lease| lease.metadata.resource_version.clone());
+        if version == self.shown {
+            return;
+        }
+        let own = version.as_ref().is_some_and(|version| self.versions.contains(version));
+        self.shown = version;
+        if !own {
+            self.kept = None;
+        }
+    }
+
+    fn know(&mut self, kept: &Kept) {
+        self.versions.extend(kept.version().map(str::to_owned));
+        let excess = self.versions.len().saturating_sub(ECHOES);
+        self.versions.drain(..excess);
+        if let Some(holder) = &kept.record.holder {
+            self.holders.insert(holder.member.clone(), holder.pod_uid.clone());
+        }
     }
 
     fn lease_trouble(&self, error: &LeaseError) -> Duration {
@@ -222,177 +289,8 @@ impl Runner {
         LEASE_PAUSE
     }
 
-    /// The topology's objects, the root first, the others as they were created.
-    fn objects(&self) -> Option<Vec<Arc<MariaDB>>> {
-        let all = super::by_namespace(&self.inputs.objects).remove(&self.namespace)?;
-        let members = families(&all).roots.remove(&self.root)?;
-        let mut objects: Vec<_> = all.into_iter().filter(|object| members.contains(&object.name_any())).collect();
-        objects.sort_by_key(|object| {
-            (object.name_any() != self.root, object.metadata.creation_timestamp.clone(), object.name_any())
-        });
-        (objects.first()?.uid().unwrap_or_default() == self.uid).then_some(objects)
-    }
-
-    /// Resolves; an object with mistakes counts as it was before them.
-    fn resolve(&mut self, objects: &[Arc<MariaDB>]) -> Vec<Object> {
-        for object in objects {
-            let (name, generation) = (object.name_any(), object.metadata.generation);
-            let known = self.resolved.get(&name);
-            if known.is_some_and(|(known, _)| generation.is_some() && *known == generation) {
-                continue;
-            }
-            if let Ok(resolved) = api::resolve(object) {
-                if known.is_some() {
-                    self.forget_failures(&name);
-                }
-                self.resolved.insert(name, (generation, resolved));
-            }
-        }
-        let present: Vec<Resolved> = objects
-            .iter()
-            .filter_map(|object| self.resolved.get(&object.name_any()).map(|(_, resolved)| resolved.clone()))
-            .collect();
-        self.resolved.retain(|name, _| present.iter().any(|resolved| resolved.name == *name));
-        // Without the root there is no intent at all.
-        if present.first().is_none_or(|first| first.name != self.root) {
-            return Vec::new();
-        }
-        super::intent::number(present)
-    }
-
-    /// What failed before an object was changed may work now: it is tried at once.
-    fn forget_failures(&mut self, object: &str) {
-        for (member, memory) in &mut self.memories {
-            if names::ordinal(object, &member.0).is_some() {
-                memory.tries.clear();
-            }
-        }
-    }
-
-    /// Keeps one link to every agent that has an address.
-    async fn connect(&mut self, objects: &[Object]) -> Duration {
-        let mut addresses = BTreeMap::new();
-        for object in objects {
-            for ordinal in 0..object.resolved.replicas {
-                let name = names::pod(&object.resolved.name, ordinal);
-                let Some(pod) = self.pod(&name) else { continue };
-                let Some(ip) = facts::address(&pod).and_then(|ip| ip.parse::<IpAddr>().ok()) else { continue };
-                let host = names::member_host(&name, &self.namespace);
-                let pod_uid = pod.uid().unwrap_or_default();
-                addresses.insert(MemberName(name), Address { ip, host, pod_uid });
-            }
-        }
-        if addresses.is_empty() {
-            self.links.clear();
-            return LONGEST;
-        }
-        if let Err(error) = self.refresh_ca(&addresses).await {
-            tracing::debug!(namespace = self.namespace, topology = self.root, error, "no certificate for the agents");
-        }
-        match &self.ca {
-            Some(ca) => {
-                self.links.follow(&ca.config, addresses);
-                LONGEST
-            }
-            None => CA_MISSING,
-        }
-    }
-
-    async fn refresh_ca(&mut self, addresses: &BTreeMap<MemberName, Address>) -> Result<(), String> {
-        let age = self.ca.as_ref().map(|ca| (ca.read.elapsed(), ca.issued.elapsed()));
-        let doubt = || addresses.keys().any(|member| matches!(self.links.heard(member), Agent::Silent { .. }));
-        let due = match age {
-            None => true,
-            Some((read, issued)) => issued > CA_AGE || (read > CA_DOUBT && doubt()),
-        };
-        if !due {
-            return Ok(());
-        }
-        let api: Api<Secret> = Api::namespaced(self.inputs.client.clone(), &self.namespace);
-        let name = names::ca(&self.root);
-        let secret = tokio::time::timeout(Duration::from_secs(5), api.get_opt(&name))
-            .await
-            .map_err(|_| format!("read the secret {name}: no answer"))?
-            .map_err(|error| format!("read the secret {name}: {error}"))?
-            .ok_or_else(|| format!("the secret {name} does not exist yet"))?;
-        let version = secret.resource_version();
-        if let Some(ca) = &mut self.ca
-            && ca.version == version
-            && ca.issued.elapsed() <= CA_AGE
-        {
-            ca.read = Instant::now();
-            return Ok(());
-        }
-        let config = tls::client_config(&secret, Timestamp::now()).map_err(|error| error.to_string())?;
-        self.links.clear();
-        self.ca = Some(Ca { version, config, read: Instant::now(), issued: Instant::now() });
-        Ok(())
-    }
-
-    fn pod(&self, name: &str) -> Option<Arc<Pod>> {
-        self.inputs.pods.get(&ObjectRef::new(name).within(&self.namespace))
-    }
-
-    fn observe(&mut self, intent: &Intent, objects: &[Object]) -> Observation {
-        let now = self.clock.now();
-        let ephemeral = |object: &str| {
-            objects.iter().any(|known| known.resolved.name == object && known.resolved.storage.ephemeral)
-        };
-        self.memories.retain(|member, _| intent.member(member).is_some());
-        let mut members = BTreeMap::new();
-        for member in &intent.members {
-            let name = &member.name;
-            let pod = self.pod(&name.0);
-            let claim: Option<Arc<PersistentVolumeClaim>> =
-                self.inputs.claims.get(&ObjectRef::new(&names::claim(&name.0)).within(&self.namespace));
-            let agent = self.links.heard(name);
-            let memory = self.memories.entry(name.clone()).or_default();
-            if let Agent::Answers { state, .. } = &agent {
-                memory.observe(state, now);
-                self.server_ids.insert(name.clone(), state.server_id);
-            }
-            let seen = Seen {
-                pod: facts::pod(pod.as_deref()),
-                claim: facts::claim(claim.as_deref(), ephemeral(&member.object)),
-                agent,
-                memory: memory.clone(),
-            };
-            members.insert(name.clone(), seen);
-        }
-        Observation {
-            members,
-            idle_claims: self.idle_claims(objects),
-            draw: rand::random(),
-            course: self.course.clone(),
-        }
-    }
-
-    /// Bound claims of members beyond what is wanted now.
-    fn idle_claims(&self, objects: &[Object]) -> Vec<String> {
-        let mut idle: Vec<String> = self
-            .inputs
-            .claims
-            .state()
-            .into_iter()
-            .filter(|claim| claim.namespace().as_deref() == Some(&self.namespace))
-            .filter(|claim| facts::claim(Some(claim), false) == topology::observation::Claim::Bound)
-            .map(|claim| claim.name_any())
-            .filter(|claim| {
-                let prefix = names::claim("");
-                objects.iter().any(|object| {
-                    let ordinal =
-                        claim.strip_prefix(&prefix).and_then(|pod| names::ordinal(&object.resolved.name, pod));
-                    ordinal.is_some_and(|ordinal| ordinal >= object.resolved.replicas)
-                })
-            })
-            .collect();
-        idle.sort();
-        idle
-    }
-
     /// Sends the orders: those of one member one after the other, different members at once.
     fn act(&mut self, decision: &Decision) {
-        let Some(ca) = &self.ca else { return };
         let mut by_member: BTreeMap<&MemberName, Vec<Command>> = BTreeMap::new();
         for (member, command) in decision.commands() {
             by_member.entry(member).or_default().push(command);
@@ -410,14 +308,14 @@ impl Runner {
                 );
                 self.memories.entry(member.clone()).or_default().begin(command, self.clock.now());
             }
-            let address = self.links.address(member).cloned();
-            let (tls, outcomes, member) = (ca.config.clone(), self.outcomes.0.clone(), member.clone());
+            let line = self.links.line(member);
+            let (outcomes, member) = (self.outcomes.0.clone(), member.clone());
             tokio::spawn(async move {
                 let mut failed = false;
                 let count = commands.len();
                 for (i, command) in commands.into_iter().enumerate() {
-                    let (result, state) = match &address {
-                        Some(address) if !failed => links::tell(address.clone(), tls.clone(), command.clone()).await,
+                    let (result, state) = match &line {
+                        Some(line) if !failed => line.clone().tell(command.clone()).await,
                         Some(_) => (Answer::Busy("what had to come first was not done".to_owned()), None),
                         None => (Answer::Failed("its agent has no address".to_owned()), None),
                     };
@@ -429,6 +327,106 @@ impl Runner {
                     }
                 }
             });
+        }
+    }
+
+    /// Where clients are sent from now on.
+    fn route(&self, decision: &Decision, record: &Record, observation: &Observation) {
+        let labelled =
+            |member: &MemberName| self.pod(&member.0).is_some_and(|pod| routing::has_role(&pod, Some(names::PRIMARY)));
+        let routes = routing::routes(decision, record, observation, labelled);
+        self.routes.send_if_modified(|known| {
+            let news = *known != routes;
+            if news {
+                *known = routes;
+            }
+            news
+        });
+    }
+
+    /// A change of primary is over: it is counted, told and written down.
+    fn record_change(&mut self, change: &Change, root: &MariaDB, objects: &[Object]) {
+        let Some(owner) = root.controller_owner_ref(&()) else { return };
+        let told = changes::told(change, &self.root, owner);
+        let done = change.outcome == ChangeOutcome::Done;
+        tracing::info!(namespace = self.namespace, topology = self.root, epoch = change.epoch, "{}", told.message);
+        let of =
+            OfChange { namespace: self.namespace.clone(), topology: self.root.clone(), outcome: told.outcome.as_str() };
+        let counted = if change.switchover { &self.inputs.metrics.switchovers } else { &self.inputs.metrics.failovers };
+        counted.get_or_create(&of).inc();
+        if let Some(down) = change.closed_for {
+            self.inputs.metrics.writes_down.observe(down.as_secs_f64());
+        }
+        let reason = match (change.switchover, done) {
+            (false, true) => "FailedOver",
+            (true, true) => "SwitchedOver",
+            (false, false) => "FailoverRolledBack",
+            (true, false) => "SwitchoverRolledBack",
+        };
+        self.announce(&[Event {
+            warning: !change.switchover || !done,
+            reason,
+            message: told.message.clone(),
+            member: change.to.clone(),
+        }]);
+        if self.changes.send(told).is_err() {
+            tracing::error!(namespace = self.namespace, topology = self.root, "nobody writes changes down any more");
+        }
+        let fencing =
+            objects.first().and_then(|root| root.resolved.replication.as_ref()).is_some_and(|root| root.fencing);
+        if fencing && done && !change.switchover {
+            self.fence(change.from.as_ref());
+        }
+    }
+
+    /// Has the old primary's pod deleted, where it is still the one that was primary.
+    fn fence(&self, from: Option<&MemberName>) {
+        let Some((from, uid)) = from.and_then(|from| Some((from, self.holders.get(from)?))) else { return };
+        if self.pod(&from.0).is_some_and(|pod| pod.uid().as_ref() == Some(uid)) {
+            self.announce(&[Event {
+                warning: true,
+                reason: "FencingPod",
+                message: format!(
+                    "{from} was the primary and is lost: its pod is deleted (spec.replication.primary.fencing)"
+                ),
+                member: Some(from.clone()),
+            }]);
+            tokio::spawn(fencing::fence(self.inputs.clone(), self.namespace.clone(), from.0.clone(), uid.clone()));
+        }
+    }
+
+    /// Tells the *resources* loop which pods may go.
+    fn release(&self, intent: &Intent, decision: &Decision) {
+        let released = decision
+            .released
+            .iter()
+            .filter_map(|member| Some((member.0.clone(), self.pod(&member.0)?.uid().unwrap_or_default())))
+            .collect();
+        if self.inputs.releases.publish(&(self.namespace.clone(), self.root.clone()), released) {
+            let objects: BTreeSet<&str> = intent.members.iter().map(|member| member.object.as_str()).collect();
+            for object in objects {
+                (self.inputs.wake)(&self.namespace, object);
+            }
+        }
+    }
+
+    /// Counts refusals that are new, and time without a primary that is open.
+    fn count(&mut self, decision: &Decision, record: &Record) {
+        let refusals = &decision.report.refusals;
+        let reasons: BTreeSet<&'static str> = refusals.iter().map(topology::decision::Refusal::reason).collect();
+        for reason in reasons.difference(&self.refused) {
+            let of = OfRefusal { namespace: self.namespace.clone(), topology: self.root.clone(), reason };
+            self.inputs.metrics.refusals.get_or_create(&of).inc();
+        }
+        self.refused = reasons;
+        let (of, now) = (self.of_topology(), self.clock.now());
+        if let Some(closed_at) = self.closed_at.take() {
+            self.inputs.metrics.without_primary.get_or_create(&of).inc_by(now.since(closed_at).as_secs_f64());
+        }
+        if record.epoch > 0 && !decision.report.members.is_empty() {
+            let open = self.routes.borrow().is_open();
+            self.inputs.metrics.writable.get_or_create(&of).set(i64::from(open));
+            self.closed_at = (!open).then_some(now);
         }
     }
 
@@ -451,55 +449,23 @@ impl Runner {
     }
 
     /// Hands to the clerk what people should know.
-    fn tell(&mut self, decision: &Decision, kept: &Kept, objects: &[Object]) {
+    fn tell(&mut self, decision: &Decision, kept: &Kept, objects: &[Object], intent: &Intent, root: &MariaDB) {
         let report = &decision.report;
-        self.announce(&changes(self.before.as_ref(), report));
+        self.announce(&telling::changes(self.before.as_ref(), report));
         self.before = Some(report.clone());
-        let replication = objects.first().and_then(|root| root.resolved.replication.as_ref());
+        let before = root.status.as_ref().and_then(|status| status.replication.as_ref()?.request.as_ref());
+        let request = self.requests.status(self.request.as_ref(), decision, &kept.record, before);
         self.briefings.send_replace(Some(Arc::new(Briefing {
             report: report.clone(),
             record: kept.record.clone(),
             objects: objects.iter().map(|object| object.resolved.name.clone()).collect(),
-            // What is in force, not what is wished for: no commit waits for an acknowledgement yet.
-            durability: replication.map(|_| format!("{:?}", api::spec::Durability::Available)),
+            // What is in force, not what is wished for.
+            durability: intent.replication.then_some(match &decision.forecast {
+                Some(_) => intent.durability,
+                None => Durability::Available { semi_sync: false },
+            }),
+            forecast: decision.forecast.clone(),
+            request,
         })));
     }
-}
-
-/// Something is wrong, rather than new or on its way.
-fn trouble(report: &Report) -> bool {
-    let unwell = |standing: Standing| matches!(standing, Standing::Broken | Standing::Silent | Standing::Lagging);
-    report
-        .members
-        .iter()
-        .any(|member| unwell(member.standing) || member.role == Role::Primary && member.standing != Standing::Well)
-}
-
-/// Events that come from comparing two reports: new refusals, and health lost and won.
-fn changes(before: Option<&Report>, now: &Report) -> Vec<Event> {
-    let known = |refusal: &Refusal| {
-        before.is_some_and(|before| {
-            before.refusals.iter().any(|old| old.reason() == refusal.reason() && old.member() == refusal.member())
-        })
-    };
-    let mut events: Vec<Event> = now
-        .refusals
-        .iter()
-        .filter(|refusal| !refusal.passes() && !known(refusal))
-        .map(|refusal| Event {
-            warning: true,
-            reason: refusal.reason(),
-            message: refusal.to_string(),
-            member: refusal.member().cloned(),
-        })
-        .collect();
-    if let Some(before) = before {
-        let health = |warning, reason| Event { warning, reason, message: now.health.message.clone(), member: None };
-        match (before.health.ok, now.health.ok) {
-            (false, true) => events.push(health(false, "ReplicationHealthy")),
-            (true, false) if now.refusals.is_empty() && trouble(now) => events.push(health(true, now.health.reason)),
-            _ => {}
-        }
-    }
-    events
 }

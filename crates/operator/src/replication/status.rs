@@ -1,13 +1,15 @@
 //! `.status` as this loop writes it: what is said of each object, and when a difference is worth a write.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use api::status::{MariaDBStatus, MemberStatus, ReplicationStatus, condition};
+use api::status::{MariaDBStatus, MemberStatus, RefusalStatus, ReplicationStatus, RequestStatus, condition};
 use api::{MariaDB, names};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time as MetaTime};
 use k8s_openapi::jiff::Timestamp;
-use topology::Record;
+use topology::intent::Durability;
+use topology::{Forecast, Record};
+
+use super::outlook;
 use topology::decision::{Health, MemberReport, Report, Role, Standing};
 use topology::gtid::GtidPosition;
 use topology::member::ThreadState;
@@ -28,7 +30,9 @@ pub(super) struct Said {
 pub(super) struct Source<'a> {
     pub(super) report: &'a Report,
     pub(super) record: &'a Record,
-    pub(super) durability: Option<String>,
+    pub(super) durability: Option<Durability>,
+    pub(super) forecast: Option<&'a Forecast>,
+    pub(super) request: Option<&'a RequestStatus>,
 }
 
 /// The status of one object: of the root about all members, of others about their own.
@@ -43,22 +47,33 @@ pub(super) fn of_object(source: &Source<'_>, object: &MariaDB, is_root: bool, no
     let pod_index =
         primary.as_deref().and_then(|pod| names::ordinal(&name, pod)).and_then(|ordinal| i32::try_from(ordinal).ok());
     let replicates = source.durability.is_some();
+    let promises = source.durability.is_some_and(Durability::promises);
+    let forecast = source.forecast.filter(|_| is_root && replicates);
+    let generation = object.metadata.generation;
+    let mut conditions = vec![condition(&before, condition::REPLICATION_HEALTHY, generation, &health, now)];
+    conditions.extend(forecast.map(|forecast| {
+        condition(&before, condition::SAFE_TO_FAILOVER, generation, &outlook::health(forecast, promises), now)
+    }));
+    let ackers = || source.record.ackers.values().map(|acker| acker.member.0.clone()).collect();
+    let refusals = before.replication.as_ref().map(|known| known.refusals.as_slice()).unwrap_or_default();
     Said {
         copying: own.iter().any(|member| member.progress.is_some()),
         status: MariaDBStatus {
-            conditions: vec![condition(&before, object.metadata.generation, &health, now)],
+            conditions,
             current_primary: primary,
             current_primary_pod_index: pod_index,
             lag_text: lag_text(source.report, &name, is_root),
             version: own.iter().find_map(|member| member.version.clone()),
             replication: Some(ReplicationStatus {
                 epoch: i64::try_from(source.record.epoch).ok(),
-                durability: source.durability.clone(),
-                ackers: None,
+                durability: source.durability.map(|durability| durability_word(durability).to_owned()),
+                ackers: (is_root && promises).then(ackers),
                 solo: replicates.then_some(source.record.solo),
                 members: own.iter().map(|member| member_status(member, known, now)).collect(),
                 operation: operation(source.report, &own, is_root),
-                if_primary_fails: None,
+                if_primary_fails: forecast.map(|forecast| outlook::sentence(forecast, promises)),
+                request: source.request.filter(|_| is_root).cloned(),
+                refusals: if is_root { said_refusals(source.report, refusals, now) } else { Vec::new() },
             }),
             ..MariaDBStatus::default()
         },
@@ -72,7 +87,13 @@ pub(super) fn of_orphan(object: &MariaDB, reason: &'static str, message: String,
     Said {
         copying: false,
         status: MariaDBStatus {
-            conditions: vec![condition(&before, object.metadata.generation, &health, now)],
+            conditions: vec![condition(
+                &before,
+                condition::REPLICATION_HEALTHY,
+                object.metadata.generation,
+                &health,
+                now,
+            )],
             ..MariaDBStatus::default()
         },
     }
@@ -112,15 +133,46 @@ fn own_health(report: &Report, own: &[&MemberReport]) -> Health {
     }
 }
 
-fn condition(before: &MariaDBStatus, generation: Option<i64>, health: &Health, now: Timestamp) -> Condition {
+/// As users write it.
+fn durability_word(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Strict => "Strict",
+        Durability::Safe => "Safe",
+        Durability::Available { .. } => "Available",
+    }
+}
+
+fn said_refusals(report: &Report, known: &[RefusalStatus], now: Timestamp) -> Vec<RefusalStatus> {
+    report
+        .refusals
+        .iter()
+        .map(|refusal| {
+            let (reason, message) = (refusal.reason().to_owned(), shorten(&refusal.to_string()));
+            let since = known
+                .iter()
+                .find(|before| before.reason == reason)
+                .and_then(|before| before.since.clone())
+                .unwrap_or(MetaTime(seconds(now)));
+            RefusalStatus { reason, message, since: Some(since) }
+        })
+        .collect()
+}
+
+fn condition(
+    before: &MariaDBStatus,
+    kind: &str,
+    generation: Option<i64>,
+    health: &Health,
+    now: Timestamp,
+) -> Condition {
     let status = if health.ok { "True" } else { "False" };
     let last_transition_time = before
         .conditions
         .iter()
-        .find(|known| known.type_ == condition::REPLICATION_HEALTHY && known.status == status)
+        .find(|known| known.type_ == kind && known.status == status)
         .map_or(MetaTime(seconds(now)), |known| known.last_transition_time.clone());
     Condition {
-        type_: condition::REPLICATION_HEALTHY.to_owned(),
+        type_: kind.to_owned(),
         status: status.to_owned(),
         reason: health.reason.to_owned(),
         message: shorten(&health.message),
@@ -238,7 +290,10 @@ fn own_fields(status: &MariaDBStatus) -> MariaDBStatus {
         replication,
     } = status.clone();
     MariaDBStatus {
-        conditions: conditions.into_iter().filter(|c| c.type_ == condition::REPLICATION_HEALTHY).collect(),
+        conditions: conditions
+            .into_iter()
+            .filter(|c| matches!(c.type_.as_str(), condition::REPLICATION_HEALTHY | condition::SAFE_TO_FAILOVER))
+            .collect(),
         current_primary,
         current_primary_pod_index,
         lag_text,
@@ -267,22 +322,6 @@ pub(super) fn worth_writing(said: &Said, before: Option<&MariaDBStatus>, since_l
     }
     let pause = if said.copying { PROGRESS } else { POSITIONS };
     Some(pause.saturating_sub(since_last))
-}
-
-/// Roles by pod, for labels: only once somebody is primary.
-pub(super) fn roles(report: &Report) -> BTreeMap<String, &'static str> {
-    report
-        .members
-        .iter()
-        .filter_map(|member| {
-            let role = match member.role {
-                Role::Primary => names::PRIMARY,
-                Role::Replica => names::REPLICA,
-                Role::Unknown => return None,
-            };
-            Some((member.name.0.clone(), role))
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -327,7 +366,13 @@ mod tests {
     }
 
     fn said(report: &Report, object: &MariaDB, second: i64) -> Said {
-        let source = Source { report, record: &Record::default(), durability: Some("Safe".into()) };
+        let source = Source {
+            report,
+            record: &Record::default(),
+            durability: Some(Durability::Safe),
+            forecast: None,
+            request: None,
+        };
         of_object(&source, object, true, Timestamp::from_second(second).expect("a time"))
     }
 

@@ -70,6 +70,13 @@ impl FakeApi {
             pods: self.pods.lock().expect("a lock").0.clone(),
             claims: self.claims.lock().expect("a lock").0.clone(),
             changed: self.changed.subscribe(),
+            // Nothing comes of them here: a store without its watch is empty.
+            leases: reflector::store().0,
+            services: reflector::store().0,
+            nodes: reflector::store().0,
+            metrics: crate::Metrics::default(),
+            releases: crate::Releases::default(),
+            wake: Arc::new(|_, _| {}),
         }
     }
 

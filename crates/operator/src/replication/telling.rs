@@ -1,0 +1,41 @@
+//! Events that come from comparing two reports: new refusals, and health lost and won.
+
+use topology::decision::{Event, Refusal, Report, Role, Standing};
+
+/// Something is wrong, rather than new or on its way.
+fn trouble(report: &Report) -> bool {
+    let unwell = |standing: Standing| matches!(standing, Standing::Broken | Standing::Silent | Standing::Lagging);
+    report
+        .members
+        .iter()
+        .any(|member| unwell(member.standing) || member.role == Role::Primary && member.standing != Standing::Well)
+}
+
+/// What to tell of `now` that was not so before.
+pub(super) fn changes(before: Option<&Report>, now: &Report) -> Vec<Event> {
+    let known = |refusal: &Refusal| {
+        before.is_some_and(|before| {
+            before.refusals.iter().any(|old| old.reason() == refusal.reason() && old.member() == refusal.member())
+        })
+    };
+    let mut events: Vec<Event> = now
+        .refusals
+        .iter()
+        .filter(|refusal| !refusal.passes() && !known(refusal))
+        .map(|refusal| Event {
+            warning: true,
+            reason: refusal.reason(),
+            message: refusal.to_string(),
+            member: refusal.member().cloned(),
+        })
+        .collect();
+    if let Some(before) = before {
+        let health = |warning, reason| Event { warning, reason, message: now.health.message.clone(), member: None };
+        match (before.health.ok, now.health.ok) {
+            (false, true) => events.push(health(false, "ReplicationHealthy")),
+            (true, false) if now.refusals.is_empty() && trouble(now) => events.push(health(true, now.health.reason)),
+            _ => {}
+        }
+    }
+    events
+}
