@@ -81,6 +81,8 @@ pub enum ChangeOutcome {
     Done,
     /// The old one has the writes back.
     RolledBack,
+    /// It was looked at, and nothing was touched.
+    Refused,
 }
 
 impl ChangeType {
@@ -99,6 +101,7 @@ impl ChangeOutcome {
         match self {
             Self::Done => "Done",
             Self::RolledBack => "RolledBack",
+            Self::Refused => "Refused",
         }
     }
 }
@@ -114,9 +117,9 @@ pub struct ChangeCause {
     /// The request that it answers (annotation `k8s.mariadb.com/switchover`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
-    /// Why it was rolled back.
+    /// Why it was rolled back, or refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rolled_back: Option<String>,
+    pub not_done: Option<String>,
 }
 
 /// A part of a change.

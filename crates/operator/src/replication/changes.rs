@@ -73,8 +73,9 @@ async fn forget_old(api: &Api<PrimaryChange>, root: &str) -> Result<(), String> 
 pub(super) fn told(change: &Change, root: &str, owner: OwnerReference) -> PrimaryChange {
     let Change { switchover, outcome, cause, epoch, from, to, members, phases, began, ended, closed_for, lost } =
         change;
-    let (outcome, rolled_back) = match outcome {
+    let (outcome, not_done) = match outcome {
         Outcome::Done => (ChangeOutcome::Done, None),
+        Outcome::RolledBack { why } if refused(change) => (ChangeOutcome::Refused, Some(why.clone())),
         Outcome::RolledBack { why } => (ChangeOutcome::RolledBack, Some(why.clone())),
     };
     let mut before = *began;
@@ -104,7 +105,7 @@ pub(super) fn told(change: &Change, root: &str, owner: OwnerReference) -> Primar
             reason: cause.reason.to_owned(),
             message: cause.message.clone(),
             request: cause.request.clone(),
-            rolled_back,
+            not_done,
         },
         message: sentence(change),
         writes_down: closed_for.map(human),
@@ -127,6 +128,11 @@ fn member(judged: &Judged) -> ChangeMember {
     }
 }
 
+/// It came to nothing before anything was touched.
+pub(super) fn refused(change: &Change) -> bool {
+    change.outcome != Outcome::Done && change.switchover && change.phases.is_empty() && change.began == change.ended
+}
+
 /// All of it in a sentence.
 pub(super) fn sentence(change: &Change) -> String {
     let name = |member: &Option<topology::MemberName>| member.as_ref().map_or("nobody", |name| &name.0).to_owned();
@@ -135,6 +141,9 @@ pub(super) fn sentence(change: &Change) -> String {
     let cause = format!("{}: {}", change.cause.reason, change.cause.message);
     let what = match &change.outcome {
         Outcome::Done => format!("{to} is the primary in place of {from} ({cause})"),
+        Outcome::RolledBack { why } if refused(change) => {
+            format!("no switchover from {from} ({cause}): {why}")
+        }
         Outcome::RolledBack { why } => {
             format!("the {kind} from {from} to {to} ({cause}) was rolled back: {why}; {from} has the writes back")
         }

@@ -9,6 +9,8 @@ use topology::member::MemberName;
 use topology::plan::{Outcome, PlanKind, SwitchStep};
 use topology::{Change, Plan, Record};
 
+use super::changes;
+
 /// Reads the annotation `k8s.mariadb.com/switchover`: `ID`, `ID POD`, or JSON with `id`, `to` and `why`.
 pub(super) fn parse(text: &str) -> Result<Request, String> {
     #[derive(Deserialize)]
@@ -66,12 +68,13 @@ impl Requests {
             message: Some(message).filter(|message| !message.is_empty()),
         };
         let mine = |cause: Option<&String>| cause == Some(&request.id);
-        if let Some(Change { outcome, cause, to, .. }) = &decision.change
+        if let Some(change @ Change { outcome, cause, to, .. }) = &decision.change
             && mine(cause.request.as_ref())
         {
             let to = to.as_ref().map(ToString::to_string).unwrap_or_default();
             self.over = Some(match outcome {
                 Outcome::Done => of("Done", format!("{to} is the primary")),
+                Outcome::RolledBack { why } if changes::refused(change) => of("Refused", why.clone()),
                 Outcome::RolledBack { why } => of("RolledBack", why.clone()),
             });
         }
@@ -90,35 +93,17 @@ impl Requests {
             let to = change.to.as_ref().map(ToString::to_string).unwrap_or_default();
             return Some(of("UnderWay", format!("{to} is chosen and opens for writes")));
         }
-        let refusals: Vec<String> = decision
-            .report
-            .refusals
-            .iter()
-            .filter(|refusal| concerns_switchovers(refusal.reason()))
-            .map(ToString::to_string)
-            .collect();
-        let answered = record.answered.as_ref() == Some(&request.id);
-        if answered && (!refusals.is_empty() || decision.course.plan.is_none()) {
-            let message = match refusals.is_empty() {
-                true => "it was answered; `kubectl mariadb why` shows with what".to_owned(),
-                false => refusals.join(". "),
-            };
-            let refused = of("Refused", message);
-            self.over = Some(refused.clone());
-            return Some(refused);
+        // Answered by an operator that did not live to tell.
+        if record.answered.as_ref() == Some(&request.id) && decision.course.plan.is_none() {
+            return Some(of("Done", "it was answered; `kubectl mariadb why` tells with what".to_owned()));
         }
-        Some(of("Pending", refusals.join(". ")))
+        Some(of("Pending", String::new()))
     }
 }
 
 /// It stays so.
-pub(crate) fn is_final(phase: &str) -> bool {
+fn is_final(phase: &str) -> bool {
     matches!(phase, "Done" | "RolledBack" | "Refused")
-}
-
-/// Refusals that are about a switchover that somebody asked for.
-fn concerns_switchovers(reason: &str) -> bool {
-    reason.starts_with("Target") || matches!(reason, "NoTarget" | "PrimaryNotReady")
 }
 
 fn describe(step: &SwitchStep, target: &MemberName) -> String {

@@ -11,12 +11,12 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Resource as _, ResourceExt as _};
 use tokio::sync::{Notify, mpsc, watch};
 use topology::decision::{Decision, Event, Report};
-use topology::intent::{Durability, Request};
+use topology::intent::Request;
 use topology::member::{MemberName, MemberState};
 use topology::memory::Memory;
 use topology::observation::{Agent, Observation};
 use topology::plan::Outcome as ChangeOutcome;
-use topology::{Change, Command, Course, Intent, Record, Time, decide};
+use topology::{Change, Command, Course, Forecast, Intent, Record, Time, decide};
 
 use super::authority::Authority;
 use super::clerk::{Briefing, Clerk};
@@ -55,6 +55,7 @@ pub(super) struct Runner {
     pub(super) root: String,
     pub(super) uid: String,
     pub(super) clock: Clock,
+    started: Time,
     news: Arc<Notify>,
     pub(super) links: Links,
     pub(super) authority: Authority,
@@ -78,6 +79,7 @@ pub(super) struct Runner {
     events: mpsc::UnboundedSender<Event>,
     changes: mpsc::UnboundedSender<PrimaryChange>,
     before: Option<Report>,
+    forecast: Option<Forecast>,
     /// What the last decision began.
     pub(super) course: Course,
     /// What the root's annotation asks for.
@@ -115,6 +117,7 @@ impl Runner {
             namespace,
             root,
             uid,
+            started: clock.now(),
             clock,
             news,
             memories: BTreeMap::new(),
@@ -132,6 +135,7 @@ impl Runner {
             events,
             changes,
             before: None,
+            forecast: None,
             course: Course::default(),
             request: None,
             requests: Requests::default(),
@@ -361,6 +365,7 @@ impl Runner {
             (false, true) => "FailedOver",
             (true, true) => "SwitchedOver",
             (false, false) => "FailoverRolledBack",
+            (true, false) if changes::refused(change) => "SwitchoverRefused",
             (true, false) => "SwitchoverRolledBack",
         };
         self.announce(&[Event {
@@ -433,7 +438,7 @@ impl Runner {
     fn grace(&self, observation: &Observation) -> Option<Duration> {
         let now = self.clock.now();
         let silent = observation.members.values().filter_map(|seen| match &seen.agent {
-            Agent::Silent { since, .. } if seen.pod == topology::observation::Pod::Running => Some(now.since(*since)),
+            Agent::Silent { since, .. } if seen.pod == topology::observation::Pod::Running => Some(now.since(self.started.max(*since))),
             _ => None,
         });
         let left = silent.map(|lasted| GRACE.saturating_sub(lasted)).max()?;
@@ -451,6 +456,10 @@ impl Runner {
     /// Hands to the clerk what people should know.
     fn tell(&mut self, decision: &Decision, kept: &Kept, objects: &[Object], intent: &Intent, root: &MariaDB) {
         let report = &decision.report;
+        // In the middle of a plan nobody looks further; what was said before stands.
+        if decision.forecast.is_some() || decision.course.plan.is_none() {
+            self.forecast.clone_from(&decision.forecast);
+        }
         self.announce(&telling::changes(self.before.as_ref(), report));
         self.before = Some(report.clone());
         let before = root.status.as_ref().and_then(|status| status.replication.as_ref()?.request.as_ref());
@@ -459,12 +468,8 @@ impl Runner {
             report: report.clone(),
             record: kept.record.clone(),
             objects: objects.iter().map(|object| object.resolved.name.clone()).collect(),
-            // What is in force, not what is wished for.
-            durability: intent.replication.then_some(match &decision.forecast {
-                Some(_) => intent.durability,
-                None => Durability::Available { semi_sync: false },
-            }),
-            forecast: decision.forecast.clone(),
+            durability: intent.replication.then_some(intent.durability),
+            forecast: self.forecast.clone(),
             request,
         })));
     }
