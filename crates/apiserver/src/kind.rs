@@ -38,6 +38,8 @@ pub struct Write<'a> {
     pub store: &'a Store,
     /// Whether the outcome is thrown away.
     pub dry_run: bool,
+    /// The network (a /16) that services' addresses come from.
+    pub service_network: [u8; 2],
 }
 
 /// The behaviour of a kind that is not data. Every hook is a function of its arguments; the

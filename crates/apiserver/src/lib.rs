@@ -26,6 +26,5 @@ pub mod table;
 pub mod validate;
 mod watch;
 
-pub use admission::service::set_network as set_service_network;
 pub use identity::Identity;
 pub use server::{Options, PodStreams, Server};

@@ -21,6 +21,8 @@ pub struct Options {
     pub dir: Option<PathBuf>,
     /// The certificate authority (PEM) that `kube-root-ca.crt` shows in every namespace.
     pub ca: Option<String>,
+    /// The network (a /16, by its first two bytes) that services' addresses come from; 10.96 when `None`.
+    pub service_network: Option<[u8; 2]>,
 }
 
 /// What the nodes of a cluster answer: logs, exec, attach and port-forward of pods, and the proxy
@@ -84,6 +86,11 @@ impl Server {
     /// Who signs tokens.
     pub(crate) fn signer(&self) -> &crate::auth::Signer {
         &self.inner.signer
+    }
+
+    /// The network that services' addresses come from.
+    pub(crate) fn service_network(&self) -> [u8; 2] {
+        self.inner.options.service_network.unwrap_or([10, 96])
     }
 
     /// How it was opened.

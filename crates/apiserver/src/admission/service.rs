@@ -1,7 +1,6 @@
 //! Services: addresses and node ports.
 
 use std::net::Ipv4Addr;
-use std::sync::OnceLock;
 
 use rand::Rng as _;
 use serde_json::{Value, json};
@@ -10,21 +9,6 @@ use super::{all, list, name, text};
 use crate::kind::{Operation, Write};
 use crate::status::ApiError;
 use crate::validate::FieldError;
-
-/// The network that cluster addresses come from, as its first two bytes, unless another was set.
-const NETWORK: [u8; 2] = [10, 96];
-
-static CHOSEN: OnceLock<[u8; 2]> = OnceLock::new();
-
-/// Sets the network that cluster addresses come from (a /16, by its first two bytes), for all servers of the process and
-/// before the first service is made. Two sandboxes on one machine need two.
-pub fn set_network(network: [u8; 2]) {
-    let _ = CHOSEN.set(network);
-}
-
-fn network() -> [u8; 2] {
-    *CHOSEN.get().unwrap_or(&NETWORK)
-}
 
 /// Defaults that depend on other fields.
 pub fn default(service: &mut Value) {
@@ -125,7 +109,7 @@ pub fn admit(write: &Write<'_>, service: Option<&mut Value>, old: Option<&Value>
     };
     let before = old.map(|o| text(o, "/spec/clusterIP").to_owned()).unwrap_or_default();
     let address = if wanted.is_empty() {
-        free_address(&taken)
+        free_address(write.service_network, &taken)
     } else {
         if wanted != "None" && wanted != before {
             match wanted.parse::<Ipv4Addr>() {
@@ -137,7 +121,7 @@ pub fn admit(write: &Write<'_>, service: Option<&mut Value>, old: Option<&Value>
                     );
                     return invalid(service, error);
                 }
-                Ok(ip) if before.is_empty() && ip.octets()[..2] != network() => {
+                Ok(ip) if before.is_empty() && ip.octets()[..2] != write.service_network => {
                     let detail = format!(
                         "failed to allocate IP {wanted}: the provided network does not match the current range"
                     );
@@ -174,11 +158,10 @@ pub fn admit(write: &Write<'_>, service: Option<&mut Value>, old: Option<&Value>
     super::quota::admit(write, Some(service))
 }
 
-fn free_address(taken: &[String]) -> String {
+fn free_address([a, b]: [u8; 2], taken: &[String]) -> String {
     let mut rng = rand::rng();
     loop {
         // The lowest addresses are for well-known services (the API's, DNS).
-        let [a, b] = network();
         let address = Ipv4Addr::new(a, b, rng.random_range(1..255), rng.random_range(1..255)).to_string();
         if !taken.contains(&address) {
             return address;

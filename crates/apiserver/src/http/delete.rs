@@ -117,6 +117,7 @@ pub(crate) fn delete_object(
             user: &context.identity,
             store,
             dry_run: options.dry_run,
+            service_network: context.server.service_network(),
         };
         (context.hooks.admit)(&write, None, Some(&value))?;
         match step(context, &stored, value, options) {

@@ -113,6 +113,7 @@ pub(crate) fn create_object(
             user: &context.identity,
             store: context.server.store(),
             dry_run,
+            service_network: context.server.service_network(),
         };
         (context.hooks.admit)(&write, Some(&mut value), None)?;
         if kind.custom.as_ref().is_some_and(|c| c.terminating) {
@@ -345,6 +346,7 @@ pub(crate) fn update_object(
             user: &context.identity,
             store: context.server.store(),
             dry_run: how.dry_run,
+            service_network: context.server.service_network(),
         };
         (context.hooks.admit)(&write, Some(&mut value), Some(&old))?;
         judge(context, context.name(), &value, Some(&old), operation)?;

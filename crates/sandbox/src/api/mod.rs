@@ -1,5 +1,6 @@
 //! The API server inside of the sandbox: its state, its sockets and who may use them.
 
+pub(crate) mod gate;
 mod pki;
 mod serve;
 
@@ -19,6 +20,7 @@ use crate::network::Network;
 use crate::paths::Paths;
 use crate::settings::Settings;
 use crate::streams::Streams;
+use gate::Gate;
 use pki::Pki;
 
 /// The API server cannot do its work.
@@ -38,9 +40,11 @@ pub(crate) struct ApiServer {
 pub(crate) fn open(paths: &Paths, settings: &Settings) -> Result<ApiServer, ApiError> {
     let api = settings.addresses().api();
     let pki = Pki::open(&paths.state().join("pki"), api)?;
-    let options =
-        apiserver::Options { dir: Some(paths.state().join("objects")), ca: Some(pki.authority.certificate.clone()) };
-    apiserver::set_service_network(settings.addresses().service_network());
+    let options = apiserver::Options {
+        dir: Some(paths.state().join("objects")),
+        ca: Some(pki.authority.certificate.clone()),
+        service_network: Some(settings.addresses().service_network()),
+    };
     let server = Server::open(options).map_err(|e| ApiError(e.to_string()))?;
     Ok(ApiServer { server, pki, port: settings.api_port, api })
 }
@@ -54,8 +58,9 @@ impl ApiServer {
     /// Serves HTTPS on the host's loopback and inside of the cluster.
     pub(crate) async fn serve(
         &self,
-        network: &Network,
+        network: &Arc<Network>,
         streams: Streams,
+        gate: Gate,
         tasks: &mut JoinSet<()>,
     ) -> Result<(), ApiError> {
         let failed = |what: &str, e: &dyn std::fmt::Display| ApiError(format!("{what}: {e}"));
@@ -66,9 +71,8 @@ impl ApiServer {
         })?;
         let inside = network.listen(self.api, 443).await.map_err(|e| failed("listening in the cluster", &e))?;
         let inside = TcpListener::from_std(inside).map_err(|e| failed("listening in the cluster", &e))?;
-        for listener in [outside, inside] {
-            tasks.spawn(serve::serve(listener, acceptor.clone(), self.server.clone()));
-        }
+        tasks.spawn(serve::serve(outside, acceptor.clone(), self.server.clone()));
+        tasks.spawn(serve::serve_pods(inside, Arc::clone(network), acceptor, self.server.clone(), gate));
         Ok(())
     }
 
