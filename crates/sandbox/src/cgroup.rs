@@ -1,5 +1,6 @@
 //! Control groups: runc makes them; here they are read, emptied by force and removed, whichever version is mounted.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -31,6 +32,39 @@ pub(crate) fn was_oom_killed(path: &str) -> bool {
             .filter_map(|line| line.strip_prefix("oom_kill "))
             .any(|n| n.trim().parse::<u64>().is_ok_and(|n| n > 0))
     })
+}
+
+/// The processes in a group and below it.
+pub(crate) fn processes(path: &str) -> BTreeSet<i32> {
+    fn collect(folder: &Path, found: &mut BTreeSet<i32>) {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                collect(&entry.path(), found);
+            }
+        }
+        let text = std::fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+        found.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()).filter(|pid| *pid > 0));
+    }
+    let mut found = BTreeSet::new();
+    for folder in folders(path) {
+        collect(&folder, &mut found);
+    }
+    found
+}
+
+/// Sends a signal to every process of a group and below it, until nobody is left who has not had it: a process may have
+/// made another one meanwhile.
+pub(crate) fn signal_all(path: &str, signal: Signal) {
+    let mut told = BTreeSet::new();
+    for _ in 0..50 {
+        let new: Vec<i32> = processes(path).into_iter().filter(|pid| told.insert(*pid)).collect();
+        if new.is_empty() {
+            return;
+        }
+        for pid in new.into_iter().filter_map(Pid::from_raw) {
+            let _ = kill_process(pid, signal);
+        }
+    }
 }
 
 /// Kills everything in a group and below it, and removes the groups. Blocks for as long as that takes (at most 5 s).

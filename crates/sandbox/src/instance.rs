@@ -152,6 +152,8 @@ pub fn clean_up(paths: &Paths) {
 
 /// Kills pods' processes and removes mounts, but leaves the network.
 pub(crate) fn clean_up_files(paths: &Paths) {
+    // Processes that wait for a disk cannot end.
+    crate::faults::volumes::thaw_below(&paths.volumes());
     crate::cgroup::destroy(&paths.cgroup());
     unmount_below(&paths.pods());
     unmount_below(&paths.volumes());

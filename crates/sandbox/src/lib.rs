@@ -6,6 +6,7 @@ pub mod command;
 pub mod controllers;
 pub mod dns;
 pub mod events;
+pub mod faults;
 pub mod host;
 pub mod images;
 pub mod instance;

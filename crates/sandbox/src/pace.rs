@@ -28,6 +28,10 @@ impl Backoff {
 pub struct Pace {
     /// For containers that fail and images that cannot be had.
     pub crash_backoff: Backoff,
+    /// How often a node says that it is alive.
+    pub heartbeat: Duration,
+    /// A node that was silent for so long is not ready.
+    pub node_grace: Duration,
 }
 
 impl Pace {
@@ -38,6 +42,8 @@ impl Pace {
             most: Duration::from_secs(30),
             reset: Duration::from_secs(60),
         },
+        heartbeat: Duration::from_secs(2),
+        node_grace: Duration::from_secs(8),
     };
 
     /// As a kubelet.
@@ -47,6 +53,8 @@ impl Pace {
             most: Duration::from_secs(300),
             reset: Duration::from_secs(600),
         },
+        heartbeat: Duration::from_secs(10),
+        node_grace: Duration::from_secs(50),
     };
 }
 

@@ -89,6 +89,11 @@ impl Paths {
         Path::new("/run/mariadb-operator-sandbox").join(&self.id)
     }
 
+    /// The socket for fault switches.
+    pub fn control(&self) -> PathBuf {
+        self.run().join("control")
+    }
+
     /// runc's `--root`.
     pub fn runc(&self) -> PathBuf {
         self.run().join("runc")

@@ -7,15 +7,20 @@ use std::time::Duration;
 use kube::Client;
 use tokio::task::JoinSet;
 
+use crate::api::gate::Gate;
 use crate::api::{self, ApiError};
 use crate::events::Recorder;
+use crate::faults::{self, Faults};
 use crate::host::{self, HostError};
 use crate::images::ImageStore;
 use crate::instance::{self, Instance, InstanceError};
+use crate::network::links::Links;
 use crate::network::services::rules;
 use crate::network::table::ServiceTable;
 use crate::network::{Network, NetworkError};
-use crate::node::register::{heartbeat, nodes, register};
+use crate::node::attachments::Attachments;
+use crate::node::heartbeat;
+use crate::node::register::{nodes, register};
 use crate::node::runtime::{Runtime, RuntimeError};
 use crate::node::{NodeContext, Pods};
 use crate::pace::Pace;
@@ -79,6 +84,7 @@ pub struct Sandbox {
     instance: Instance,
     network: Arc<Network>,
     pods: Pods,
+    faults: Faults,
     tasks: JoinSet<()>,
     client: ClientHandle,
 }
@@ -112,7 +118,10 @@ impl Sandbox {
         }
         let settings = Settings::load_or_choose(&paths.settings(), node_count).map_err(SandboxError::Settings)?;
         let addresses = settings.addresses();
-        let network = Arc::new(Network::create(&paths, addresses).await.map_err(SandboxError::Network)?);
+        let node_addresses = nodes(addresses, settings.nodes);
+        let network = Network::create(&paths, addresses, node_addresses.values().copied()).await;
+        let network = Arc::new(network.map_err(SandboxError::Network)?);
+        let links = Arc::new(Links::new(Arc::clone(&network), &node_addresses));
         let server = api::open(&paths, &settings).map_err(SandboxError::Api)?;
         let client = server.client();
         let runtime = Arc::new(Runtime::new(&paths.run()).map_err(SandboxError::Runtime)?);
@@ -123,17 +132,22 @@ impl Sandbox {
             images: ImageStore::new(paths.images()),
             runtime,
             events: Recorder::start(client.clone()),
+            links: Arc::clone(&links),
+            attachments: Attachments::default(),
             pace,
         });
-        let node_addresses = nodes(addresses, settings.nodes);
-        let names = node_addresses.keys().cloned().collect();
-        let pods = Pods::new(context, node_addresses);
+        let pods = Pods::new(context, node_addresses.clone());
+        let gate = Gate::default();
+        let faults = Faults::new(pods.clone(), gate.clone());
         let mut tasks = JoinSet::new();
-        server.serve(&network, Streams::new(pods.clone()), &mut tasks).await.map_err(SandboxError::Api)?;
+        let streams = Streams::new(pods.clone());
+        server.serve(&network, streams, gate, &mut tasks).await.map_err(SandboxError::Api)?;
         server.write_kubeconfig(&paths.kubeconfig()).map_err(SandboxError::Api)?;
         register(&client, addresses, settings.nodes).await.map_err(|e| SandboxError::Register(Box::new(e)))?;
-        tasks.spawn(heartbeat(client.clone(), names));
-        tasks.spawn(crate::controllers::run(client.clone()));
+        tasks.spawn(heartbeat::run(client.clone(), Arc::clone(&links), node_addresses, pace));
+        tasks.spawn(crate::controllers::run(client.clone(), pace, links.subscribe()));
+        let control = faults::control::listen(&paths.control()).map_err(io(&paths.control()))?;
+        tasks.spawn(faults::control::serve(control, faults.clone()));
         let table = ServiceTable::default();
         tasks.spawn({
             let (table, client) = (table.clone(), client.clone());
@@ -153,12 +167,17 @@ impl Sandbox {
             async move { Box::pin(pods.follow()).await }
         });
         std::fs::write(paths.ready(), format!("{}\n", std::process::id())).map_err(io(&paths.ready()))?;
-        Ok(Self { paths, settings, instance, network, pods, tasks, client: ClientHandle(client) })
+        Ok(Self { paths, settings, instance, network, pods, faults, tasks, client: ClientHandle(client) })
     }
 
     /// The API, as an administrator, without a socket.
     pub fn client(&self) -> Client {
         self.client.0.clone()
+    }
+
+    /// The fault switches.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
     }
 
     /// Folders and files.
@@ -174,6 +193,8 @@ impl Sandbox {
     /// Ends all pods and removes everything but the state. Containers have `grace` to end by themselves.
     pub async fn shut_down(mut self, grace: Duration) {
         let _ = std::fs::remove_file(self.paths.ready());
+        // Processes that wait for a disk cannot end.
+        self.faults.release_volumes().await;
         self.pods.shut_down(grace).await;
         self.tasks.shutdown().await;
         self.network.destroy().await;

@@ -73,6 +73,11 @@ impl Addresses {
         Ipv4Addr::new(10, self.0, 250, 1 + (i % 250) as u8)
     }
 
+    /// The virtual nodes' range.
+    pub fn nodes(self) -> String {
+        format!("10.{}.250.0/24", self.0)
+    }
+
     /// Services' range.
     pub fn services(self) -> String {
         format!("10.{}.0.0/16", self.0 + 1)

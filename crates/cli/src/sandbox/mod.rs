@@ -1,5 +1,6 @@
 //! `kubectl mariadb sandbox ...`: a small Kubernetes on this machine.
 
+mod faults;
 mod images;
 mod up;
 
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use sandbox::faults::{Fault, control};
 use sandbox::instance;
 use sandbox::paths::Paths;
 
@@ -53,6 +55,14 @@ enum SandboxCommand {
     Reset,
     /// Images that pods can run.
     Images(images::ImagesArguments),
+    /// Let a node fail, or mend it.
+    Node(faults::NodeArguments),
+    /// Let a pod's processes freeze or die.
+    Pod(faults::PodArguments),
+    /// Let a volume be full or hang, or mend it.
+    Volume(faults::VolumeArguments),
+    /// Let the API be slow or away for pods, or mend it.
+    Api(faults::ApiArguments),
     /// Cleans up after a sandbox that has died.
     #[command(hide = true)]
     Janitor,
@@ -67,6 +77,10 @@ pub(crate) fn run(arguments: SandboxArguments) -> anyhow::Result<()> {
         SandboxCommand::Status => status(&paths),
         SandboxCommand::Reset => reset(&paths),
         SandboxCommand::Images(images) => images::run(&paths, images),
+        SandboxCommand::Node(node) => faults::node(&paths, node),
+        SandboxCommand::Pod(pod) => faults::pod(&paths, pod),
+        SandboxCommand::Volume(volume) => faults::volume(&paths, volume),
+        SandboxCommand::Api(api) => faults::api(&paths, &api),
         SandboxCommand::Janitor => {
             instance::clean_up_after(&paths);
             Ok(())
@@ -128,7 +142,20 @@ fn status(paths: &Paths) -> anyhow::Result<()> {
     println!("Kubeconfig  {}", paths.kubeconfig().display());
     println!("Pods        {}", settings.addresses().pods());
     println!("Services    {}", settings.addresses().services());
+    for fault in control::request(paths, &Fault::List)?.lines() {
+        println!("Fault       {fault}");
+    }
     up::runtime()?.block_on(live_status(paths))
+}
+
+/// The API as its administrator.
+async fn client(paths: &Paths) -> anyhow::Result<kube::Client> {
+    if !paths.ready().exists() {
+        return Err(instance::InstanceError::NotRunning(paths.dir().display().to_string()).into());
+    }
+    let config = kube::config::Kubeconfig::read_from(paths.kubeconfig())?;
+    let config = kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default()).await?;
+    Ok(kube::Client::try_from(config)?)
 }
 
 /// What runs, as the API says.
@@ -136,9 +163,7 @@ async fn live_status(paths: &Paths) -> anyhow::Result<()> {
     use k8s_openapi::api::core::v1::{Event, Node, Pod};
     use kube::api::ListParams;
     use kube::{Api, ResourceExt};
-    let config = kube::config::Kubeconfig::read_from(paths.kubeconfig())?;
-    let config = kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default()).await?;
-    let client = kube::Client::try_from(config)?;
+    let client = client(paths).await?;
     let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await?;
     let names: Vec<String> = nodes.iter().map(ResourceExt::name_any).collect();
     println!("Nodes       {}", names.join(", "));

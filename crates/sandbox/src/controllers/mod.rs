@@ -20,9 +20,12 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::events::Recorder;
+use crate::network::links::LinkTable;
+use crate::pace::Pace;
 use caches::Caches;
 
 /// Changes come in bursts: so long is waited for the rest of one.
@@ -32,8 +35,8 @@ const IDLE: Duration = Duration::from_secs(5);
 /// After a failed write.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Runs all controllers for ever.
-pub async fn run(client: Client) {
+/// Runs all controllers for ever. `links` tells when the API is away: nodes' silence means nothing then.
+pub async fn run(client: Client, pace: Pace, links: watch::Receiver<LinkTable>) {
     let caches = Caches::start(&client);
     caches.ready().await;
     let recorder = Recorder::start(client.clone());
@@ -60,7 +63,7 @@ pub async fn run(client: Client) {
     }));
     tasks.spawn(keep_up(caches.clone(), {
         let (client, recorder) = (client.clone(), recorder.clone());
-        move || lifecycle::Nodes::new(client.clone(), recorder.clone())
+        move || lifecycle::Nodes::new(client.clone(), recorder.clone(), pace, links.clone())
     }));
     tasks.spawn(keep_up(caches.clone(), {
         let client = client.clone();
@@ -82,6 +85,11 @@ trait Sweep: Send + 'static {
     /// For logs.
     const NAME: &'static str;
 
+    /// Without changes a sweep is made so often.
+    fn idle(&self) -> Duration {
+        IDLE
+    }
+
     /// Looks at everything; `Err`: look again soon.
     fn sweep(&mut self, caches: &Caches) -> impl Future<Output = Result<(), kube::Error>> + Send;
 }
@@ -99,19 +107,17 @@ async fn sweep_forever<S: Sweep>(caches: Caches, mut controller: S) {
     loop {
         changed.mark_unchanged();
         let wait = match controller.sweep(&caches).await {
-            Ok(()) => IDLE,
+            Ok(()) => {
+                let _ = tokio::time::timeout(controller.idle(), changed.changed()).await;
+                BURST
+            }
             Err(error) if is_conflict(&error) => RETRY / 10,
             Err(error) => {
                 tracing::warn!(controller = S::NAME, %error, "a sweep failed");
                 RETRY
             }
         };
-        if wait == IDLE {
-            let _ = tokio::time::timeout(IDLE, changed.changed()).await;
-            tokio::time::sleep(BURST).await;
-        } else {
-            tokio::time::sleep(wait).await;
-        }
+        tokio::time::sleep(wait).await;
     }
 }
 

@@ -4,12 +4,14 @@
 //! namespace's connection tracking and a service's answer always finds its way back. Dropping the namespace removes
 //! all of it.
 
+pub mod links;
 mod netns;
 pub mod services;
 pub mod table;
 
 use std::collections::HashSet;
-use std::io::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -41,7 +43,7 @@ pub enum NetworkError {
         source: std::io::Error,
     },
     /// `nft` refused the rules.
-    #[error("service rules: {0}")]
+    #[error("packet filter: {0}")]
     Rules(String),
     /// No pod address is free.
     #[error("no free pod address")]
@@ -76,7 +78,12 @@ pub struct PodNetwork {
 
 impl Network {
     /// Removes what a predecessor of the same name left, then makes the namespace, bridge and the host's link.
-    pub async fn create(paths: &Paths, addresses: Addresses) -> Result<Self, NetworkError> {
+    /// Each node has an address of its own, on the host.
+    pub async fn create(
+        paths: &Paths,
+        addresses: Addresses,
+        nodes: impl IntoIterator<Item = Ipv4Addr>,
+    ) -> Result<Self, NetworkError> {
         let prefix = paths.netns_prefix();
         let host_interface = paths.host_interface();
         remove_leftovers(&prefix, &host_interface).await;
@@ -95,18 +102,23 @@ impl Network {
              route add local {services} dev lo\n\
              link add name host type veth peer name {host_interface} netns {pid}\n\
              addr add {host_gateway}/30 dev host\n\
-             link set host up\n",
+             link set host up\n\
+             route add {node_range} via {host} dev host\n",
+            node_range = addresses.nodes(),
             pods = addresses.pods(),
             services = addresses.services(),
             pid = std::process::id(),
         );
         run_with_input("ip", ["-n", &cluster, "-batch", "-"], Some(&inside)).await.map_err(command("bridge"))?;
-        let outside = format!(
+        let mut outside = format!(
             "addr add {host}/30 dev {host_interface}\n\
              link set {host_interface} up\n\
-             route add {all} via {host_gateway} dev {host_interface}\n",
+             route add {all} via {host_gateway} dev {host_interface} src {host}\n",
             all = addresses.all(),
         );
+        for node in nodes {
+            let _ = writeln!(outside, "addr add {node}/32 dev {host_interface}");
+        }
         run_with_input("ip", ["-batch", "-"], Some(&outside)).await.map_err(command("route from the host"))?;
         let io = |step| move |source| NetworkError::Io { step, source };
         let thread = NetnsThread::enter(&Path::new("/run/netns").join(&cluster)).map_err(io("namespace"))?;
@@ -191,18 +203,22 @@ impl Network {
         Ok(PodNetwork { address, namespace: Path::new("/run/netns").join(&name), name })
     }
 
-    /// Removes a pod's namespace and with it its link.
+    /// Removes a pod's namespace and with it its link. Its address stays taken until [`Network::free`].
     pub async fn remove_pod(&self, pod: &PodNetwork) -> Result<(), NetworkError> {
-        self.pods().used.remove(&pod.address);
         run("ip", ["netns", "del", &pod.name])
             .await
             .map(drop)
             .map_err(|source| NetworkError::Command { step: "removing a pod's namespace", source })
     }
 
-    /// Replaces the rules for services in one transaction.
+    /// Lets an address be used again.
+    pub fn free(&self, address: Ipv4Addr) {
+        self.pods().used.remove(&address);
+    }
+
+    /// Runs rules of the packet filter in the cluster's namespace, in one transaction.
     pub async fn apply_rules(&self, rules: String) -> Result<(), NetworkError> {
-        let io = |source| NetworkError::Io { step: "service rules", source };
+        let io = |source| NetworkError::Io { step: "packet filter", source };
         let output = self
             .thread
             .run(move || {

@@ -407,7 +407,7 @@ impl ContainerTask {
     }
 
     fn cgroup(&self) -> String {
-        format!("{}/{}/{}", self.shared.context.paths.cgroup(), self.shared.uid, self.name())
+        format!("{}/{}", self.shared.cgroup(), self.name())
     }
 
     fn mounts(
@@ -550,7 +550,7 @@ impl ContainerTask {
         probes.abort();
         running.set_ended();
         self.shared.set_running(self.name(), None);
-        let oom = crate::cgroup::was_oom_killed(&self.cgroup());
+        let oom = running.is_out_of_memory() || crate::cgroup::was_oom_killed(&self.cgroup());
         // The last output is on its way: the pipes end with the processes.
         for _ in 0..20 {
             if Arc::strong_count(&running.log) <= 1 {
@@ -619,6 +619,10 @@ impl ContainerTask {
             Stop::Graceful(until) => until,
             Stop::Now => Instant::now(),
         };
+        if *stop.borrow() == Stop::Now {
+            running.process.signal(Signal::KILL);
+            return running.process.wait().await;
+        }
         let hook = self.container.lifecycle.as_ref().and_then(|l| l.pre_stop.clone());
         let gentle = async {
             if let Some(hook) = hook {

@@ -61,21 +61,20 @@ async fn enforced_size(client: &Client, volume: &PersistentVolume) -> Result<Opt
 }
 
 /// The folder of a volume, made and mounted if need be.
-pub(crate) async fn folder(client: &Client, volumes: &Path, name: &str) -> Result<PathBuf, DiskError> {
-    let path = volumes.join(name);
-    let io = |source| DiskError::Io { volume: name.to_owned(), source };
-    let api = |source| DiskError::Api { volume: name.to_owned(), source: Box::new(source) };
+pub(crate) async fn folder(client: &Client, volumes: &Path, volume: &PersistentVolume) -> Result<PathBuf, DiskError> {
+    let name = volume.name_any();
+    let path = volumes.join(&name);
+    let io = |source| DiskError::Io { volume: name.clone(), source };
     let is_new = !path.exists();
     std::fs::create_dir_all(&path).map_err(io)?;
-    let Some(object) = Api::<PersistentVolume>::all(client.clone()).get_opt(name).await.map_err(api)? else {
-        return Ok(path);
-    };
-    let image = image(volumes, name);
-    let wanted = enforced_size(client, &object).await.map_err(api)?;
+    let image = image(volumes, &name);
+    let wanted = enforced_size(client, volume)
+        .await
+        .map_err(|source| DiskError::Api { volume: name.clone(), source: Box::new(source) })?;
     // A folder that holds data stays a folder: nothing is hidden behind a mount.
     let limited = wanted.filter(|_| is_new || image.exists());
     if let Some(bytes) = limited {
-        limit(&path, &image, name, bytes).await?;
+        limit(&path, &image, &name, bytes).await?;
     }
     Ok(path)
 }

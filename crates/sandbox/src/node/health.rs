@@ -26,7 +26,8 @@ pub(crate) async fn run_hook(
     }
     if let Some(get) = &hook.http_get {
         let address = shared.address().ok_or("the pod has no address")?;
-        let target = Target { address, container: Arc::clone(container), running: Arc::clone(running) };
+        let (container, running) = (Arc::clone(container), Arc::clone(running));
+        let target = Target { node: shared.host(), address, container, running };
         return tokio::time::timeout(limit, probe::http_get(get, &target)).await.map_err(|_| "timed out".to_owned())?;
     }
     if let Some(sleep) = &hook.sleep {
@@ -52,7 +53,7 @@ pub(crate) async fn watch_health(
         }
     }
     let Some(address) = shared.address() else { return };
-    let target = Target { address, container: Arc::clone(&container), running };
+    let target = Target { node: shared.host(), address, container: Arc::clone(&container), running };
     if let Some(probe) = &container.startup_probe
         && !rounds(&shared, &target, probe, "Startup", |_| {}, true).await
     {

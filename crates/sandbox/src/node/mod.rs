@@ -1,10 +1,12 @@
 //! The virtual nodes: they announce themselves and run the pods that are bound to them.
 
+pub mod attachments;
 pub mod bundle;
 pub(crate) mod container;
 pub mod disk;
 pub mod env;
 pub(crate) mod health;
+pub(crate) mod heartbeat;
 pub mod logs;
 pub mod mount;
 pub(crate) mod pod;
@@ -19,9 +21,9 @@ pub(crate) mod tls;
 pub mod user;
 pub mod volumes;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::TryStreamExt;
@@ -35,8 +37,10 @@ use tokio::time::Instant;
 use crate::events::Recorder;
 use crate::images::ImageStore;
 use crate::network::Network;
+use crate::network::links::Links;
 use crate::pace::Pace;
 use crate::paths::Paths;
+use attachments::Attachments;
 use runtime::Runtime;
 use shared::{PodShared, Stop};
 
@@ -54,6 +58,10 @@ pub struct NodeContext {
     pub runtime: Arc<Runtime>,
     /// Events.
     pub events: Recorder,
+    /// Who reaches whom.
+    pub links: Arc<Links>,
+    /// Which volumes are in use.
+    pub attachments: Attachments,
     /// How quick things are.
     pub pace: Pace,
 }
@@ -68,8 +76,12 @@ impl std::fmt::Debug for NodeContext {
 #[derive(Debug, Clone)]
 pub struct Pods {
     context: Arc<NodeContext>,
-    nodes: Arc<HashMap<String, std::net::Ipv4Addr>>,
+    nodes: Arc<BTreeMap<String, std::net::Ipv4Addr>>,
     workers: Arc<Mutex<HashMap<String, Worker>>>,
+    /// Locked before `workers`.
+    missed: Arc<Mutex<HashMap<String, Missed>>>,
+    /// By node: what outlived the node's power.
+    dying: Arc<Mutex<HashMap<String, Vec<JoinHandle<()>>>>>,
 }
 
 #[derive(Debug)]
@@ -78,25 +90,43 @@ struct Worker {
     task: JoinHandle<()>,
 }
 
+/// What the API has said of a pod while its node did not hear it.
+#[derive(Debug)]
+struct Missed {
+    node: String,
+    /// The latest object; `None`: it is gone.
+    pod: Option<Pod>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Pods {
     /// No pods yet, on these nodes (name and address).
-    pub fn new(context: Arc<NodeContext>, nodes: HashMap<String, std::net::Ipv4Addr>) -> Self {
-        Self { context, nodes: Arc::new(nodes), workers: Arc::default() }
+    pub fn new(context: Arc<NodeContext>, nodes: BTreeMap<String, std::net::Ipv4Addr>) -> Self {
+        let nodes = Arc::new(nodes);
+        Self { context, nodes, workers: Arc::default(), missed: Arc::default(), dying: Arc::default() }
     }
 
-    fn workers(&self) -> std::sync::MutexGuard<'_, HashMap<String, Worker>> {
-        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn workers(&self) -> MutexGuard<'_, HashMap<String, Worker>> {
+        lock(&self.workers)
     }
 
-    /// A pod by name.
-    pub(crate) fn find(&self, namespace: &str, name: &str) -> Option<Arc<PodShared>> {
-        self.workers().values().map(|w| &w.shared).find(|s| s.namespace == namespace && s.name == name).cloned()
+    /// A pod by its UID.
+    pub(crate) fn find(&self, uid: &str) -> Option<Arc<PodShared>> {
+        self.workers().get(uid).map(|w| Arc::clone(&w.shared))
+    }
+
+    pub(crate) fn context(&self) -> &Arc<NodeContext> {
+        &self.context
     }
 
     /// Follows the API until the future is dropped.
     pub async fn follow(&self) {
         tokio::join!(
             self.follow_pods(),
+            self.follow_links(),
             self.follow_sources::<Secret>(|pod, name| refers(pod, name, true)),
             self.follow_sources::<ConfigMap>(|pod, name| refers(pod, name, false)),
             disk::follow(self.context.client.clone(), self.context.paths.volumes()),
@@ -112,21 +142,67 @@ impl Pods {
                 Ok(Some(Event::Init)) => listed.clear(),
                 Ok(Some(Event::InitApply(pod))) => {
                     listed.insert(pod.uid().unwrap_or_default());
-                    self.apply(pod);
+                    self.hear(pod);
                 }
                 Ok(Some(Event::InitDone)) => {
-                    let gone: Vec<String> = self.workers().keys().filter(|u| !listed.contains(*u)).cloned().collect();
-                    for uid in gone {
-                        self.remove(&uid);
+                    let mut known: HashSet<String> = self.workers().keys().cloned().collect();
+                    known.extend(lock(&self.missed).keys().cloned());
+                    for uid in known.difference(&listed) {
+                        self.hear_of_end(uid);
                     }
-                    self.remove_unknown_folders(&listed);
+                    self.remove_unknown_folders(&known.union(&listed).cloned().collect());
                 }
-                Ok(Some(Event::Apply(pod))) => self.apply(pod),
-                Ok(Some(Event::Delete(pod))) => self.remove(&pod.uid().unwrap_or_default()),
+                Ok(Some(Event::Apply(pod))) => self.hear(pod),
+                Ok(Some(Event::Delete(pod))) => self.hear_of_end(&pod.uid().unwrap_or_default()),
                 Ok(None) => return,
                 Err(error) => {
                     tracing::warn!("watching pods: {error}");
                     tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+            }
+        }
+    }
+
+    /// The API has an object: its node does what it says, or later, when it hears of it.
+    fn hear(&self, pod: Pod) {
+        let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
+        let mut missed = lock(&self.missed);
+        let Some(uid) = pod.uid() else { return };
+        if self.context.links.reaches_api(&node) {
+            missed.remove(&uid);
+            self.apply(pod);
+        } else {
+            missed.insert(uid, Missed { node, pod: Some(pod) });
+        }
+    }
+
+    /// An object is gone: so is the pod, once its node hears of it.
+    fn hear_of_end(&self, uid: &str) {
+        let mut missed = lock(&self.missed);
+        let node = match (self.find(uid), missed.get(uid)) {
+            (Some(shared), _) => shared.node.clone(),
+            (None, Some(entry)) => entry.node.clone(),
+            (None, None) => return,
+        };
+        if self.context.links.reaches_api(&node) {
+            missed.remove(uid);
+            self.remove(uid);
+        } else {
+            missed.insert(uid.to_owned(), Missed { node, pod: None });
+        }
+    }
+
+    /// Lets nodes that reach the API (again) know what they have missed.
+    async fn follow_links(&self) {
+        let mut links = self.context.links.subscribe();
+        while links.changed().await.is_ok() {
+            let mut missed = lock(&self.missed);
+            for (uid, Missed { node: _, pod }) in
+                missed.extract_if(|_, entry| self.context.links.reaches_api(&entry.node))
+            {
+                match pod {
+                    Some(pod) => self.apply(pod),
+                    None => self.remove(&uid),
                 }
             }
         }
@@ -155,14 +231,64 @@ impl Pods {
 
     /// The object is gone: so is the pod, at once.
     fn remove(&self, uid: &str) {
-        let Some(worker) = self.workers().remove(uid) else { return };
-        worker.shared.silent.store(true, Ordering::Relaxed);
-        worker.shared.request_stop(Stop::Now);
-        let dir = worker.shared.dir();
+        let dir = self.context.paths.pods().join(uid);
+        let worker = self.workers().remove(uid);
+        if let Some(worker) = &worker {
+            worker.shared.silent.store(true, Ordering::Relaxed);
+            worker.shared.request_stop(Stop::Now);
+        }
         tokio::spawn(async move {
-            let _ = worker.task.await;
+            if let Some(worker) = worker {
+                let _ = worker.task.await;
+            }
             let _ = tokio::task::spawn_blocking(move || pod::forget(&dir)).await;
         });
+    }
+
+    /// The pods of a node that has lost its power: every process of theirs is gone at once, and nobody is told. Waits until
+    /// they are, for at most `patience`; names the pods whose processes do not end.
+    pub(crate) async fn lose(&self, node: &str, patience: Duration) -> Vec<String> {
+        let lost: Vec<(String, Worker)> = {
+            let mut missed = lock(&self.missed);
+            let lost: Vec<(String, Worker)> = self.workers().extract_if(|_, w| w.shared.node == node).collect();
+            for (uid, worker) in &lost {
+                let pod = || Missed { node: node.to_owned(), pod: Some((*worker.shared.pod()).clone()) };
+                missed.entry(uid.clone()).or_insert_with(pod);
+                worker.shared.silent.store(true, Ordering::Relaxed);
+                worker.shared.request_stop(Stop::Now);
+            }
+            lost
+        };
+        let groups: Vec<String> = lost.iter().map(|(_, w)| w.shared.cgroup()).collect();
+        let kill =
+            move || groups.iter().for_each(|group| crate::cgroup::signal_all(group, rustix::process::Signal::KILL));
+        let _ = tokio::task::spawn_blocking(kill).await;
+        let until = Instant::now() + patience;
+        let mut stuck = Vec::new();
+        for (_, mut worker) in lost {
+            if tokio::time::timeout_at(until, &mut worker.task).await.is_err() {
+                stuck.push(worker.shared.name.clone());
+                lock(&self.dying).entry(node.to_owned()).or_default().push(worker.task);
+            }
+        }
+        stuck
+    }
+
+    /// Waits for processes that outlived [`Pods::lose`]; false when some are still there after `patience`.
+    pub(crate) async fn until_lost(&self, node: &str, patience: Duration) -> bool {
+        let tasks = lock(&self.dying).remove(node).unwrap_or_default();
+        let until = Instant::now() + patience;
+        let mut left = Vec::new();
+        for mut task in tasks {
+            if tokio::time::timeout_at(until, &mut task).await.is_err() {
+                left.push(task);
+            }
+        }
+        let done = left.is_empty();
+        if !done {
+            lock(&self.dying).insert(node.to_owned(), left);
+        }
+        done
     }
 
     /// Folders of pods that vanished while the sandbox was away.

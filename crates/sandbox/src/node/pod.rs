@@ -17,6 +17,7 @@ use super::shared::{PodShared, Stop};
 use super::status::is_sidecar;
 use super::volumes::{self, VolumeContext};
 use super::{bundle, mount};
+use crate::network::links::Place;
 
 /// Name of the volume that holds the service account's token where the pod's own volumes have none.
 pub(crate) const ACCOUNT_VOLUME: &str = "sandbox.account";
@@ -209,15 +210,15 @@ async fn prepare_once(shared: &Arc<PodShared>) -> Result<(), (&'static str, Stri
         let network = shared.context.network.add_pod(&key).await.map_err(|e| sandbox(e.to_string()))?;
         let address = network.address;
         *shared.network.lock().unwrap_or_else(PoisonError::into_inner) = Some(network);
+        let place = Place { node: shared.node.clone(), namespace: shared.namespace.clone(), name: shared.name.clone() };
+        shared.context.links.add_pod(address, place).await.map_err(|e| sandbox(e.to_string()))?;
         write_files(shared, &spec, address).map_err(|e| sandbox(e.to_string()))?;
         shared.update(|state| state.address = Some(address));
     }
     let (pod, facts, dir) = (shared.pod(), shared.facts(), shared.dir().join("volumes"));
-    let persistent = shared.context.paths.volumes();
-    let context =
-        VolumeContext { client: &shared.context.client, pod: &pod, facts: &facts, dir: &dir, persistent: &persistent };
+    let context = VolumeContext { node: &shared.context, pod: &pod, facts: &facts, dir: &dir };
     for volume in all_volumes(&pod) {
-        let path = volumes::prepare(&context, &volume).await.map_err(|e| ("FailedMount", e.to_string()))?;
+        let path = volumes::prepare(&context, &volume).await.map_err(|e| (e.reason(), e.to_string()))?;
         shared.volumes.lock().unwrap_or_else(PoisonError::into_inner).insert(volume.name, path);
     }
     Ok(())
@@ -307,14 +308,7 @@ async fn keep_volumes_fresh(shared: Arc<PodShared>) {
         }
         let ready = shared.volumes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (pod, facts, dir) = (shared.pod(), shared.facts(), shared.dir().join("volumes"));
-        let persistent = shared.context.paths.volumes();
-        let context = VolumeContext {
-            client: &shared.context.client,
-            pod: &pod,
-            facts: &facts,
-            dir: &dir,
-            persistent: &persistent,
-        };
+        let context = VolumeContext { node: &shared.context, pod: &pod, facts: &facts, dir: &dir };
         for volume in all_volumes(&pod) {
             if !volumes::is_from_objects(&volume) || !ready.contains_key(&volume.name) {
                 continue;
@@ -329,12 +323,14 @@ async fn keep_volumes_fresh(shared: Arc<PodShared>) {
 /// Gives back what the pod holds besides its files and logs.
 async fn release(shared: &PodShared) {
     let network = shared.network.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(network) = network
-        && let Err(error) = shared.context.network.remove_pod(&network).await
-    {
-        tracing::warn!("{}/{}: {error}", shared.namespace, shared.name);
+    if let Some(network) = network {
+        let removed = shared.context.network.remove_pod(&network).await;
+        let left = shared.context.links.remove_pod(network.address).await;
+        for error in removed.err().into_iter().chain(left.err()) {
+            tracing::warn!("{}/{}: {error}", shared.namespace, shared.name);
+        }
     }
-    let group = format!("{}/{}", shared.context.paths.cgroup(), shared.uid);
+    let group = shared.cgroup();
     let dir = shared.dir();
     let _ = tokio::task::spawn_blocking(move || {
         crate::cgroup::destroy(&group);
@@ -342,6 +338,7 @@ async fn release(shared: &PodShared) {
         let _ = std::fs::remove_dir_all(dir.join("containers"));
     })
     .await;
+    shared.context.attachments.detach(&shared.uid);
 }
 
 /// Removes what is left of a pod whose object is gone.

@@ -7,13 +7,15 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Probe, TCPSocketAction};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::running::Running;
 
 /// What a probe needs to look.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
+    /// The node's address: probes come from there.
+    pub(crate) node: Ipv4Addr,
     pub(crate) address: Ipv4Addr,
     pub(crate) container: Arc<Container>,
     pub(crate) running: Arc<Running>,
@@ -78,7 +80,17 @@ fn url(get: &HTTPGetAction, target: &Target) -> Result<String, String> {
 async fn tcp_connect(tcp: &TCPSocketAction, target: &Target) -> Result<(), String> {
     let host = tcp.host.clone().unwrap_or_else(|| target.address.to_string());
     let port = port(&tcp.port, &target.container)?;
-    TcpStream::connect((host.as_str(), port)).await.map(drop).map_err(|e| format!("dial tcp {host}:{port}: {e}"))
+    dial(&host, port, target).await.map(drop).map_err(|e| format!("dial tcp {host}:{port}: {e}"))
+}
+
+/// Connects as the pod's node, which reaches its pods also when it is cut off from everything else.
+async fn dial(host: &str, port: u16, target: &Target) -> std::io::Result<TcpStream> {
+    if host.parse() != Ok(target.address) {
+        return TcpStream::connect((host, port)).await;
+    }
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((target.node, 0).into())?;
+    socket.connect((target.address, port).into()).await
 }
 
 /// One GET over HTTP/1.1. Written by hand: a probe needs the status line and a little of the body, nothing else.
@@ -99,7 +111,7 @@ pub(crate) async fn http_get(get: &HTTPGetAction, target: &Target) -> Result<(),
     }
     request.push_str("User-Agent: kube-probe/1.32\r\nAccept: */*\r\nConnection: close\r\n\r\n");
     let failed = |e: std::io::Error| format!("Get \"{url}\": {e}");
-    let mut stream = TcpStream::connect((host.as_str(), port)).await.map_err(failed)?;
+    let mut stream = dial(&host, port, target).await.map_err(failed)?;
     let answer = if get.scheme.as_deref() == Some("HTTPS") {
         let mut stream = super::tls::connect(stream).await.map_err(failed)?;
         exchange(&mut stream, &request).await

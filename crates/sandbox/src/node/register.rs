@@ -1,10 +1,8 @@
 //! The objects that make a cluster look like one: nodes with their heartbeats, storage classes, the DNS service.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Patch, PatchParams};
@@ -17,15 +15,15 @@ use crate::settings::Addresses;
 /// Who provisions the sandbox's volumes.
 pub const PROVISIONER: &str = "sandbox.k8s.mariadb.com/local";
 
-/// How often nodes say that they are alive.
-const HEARTBEAT: Duration = Duration::from_secs(10);
+/// The storage class whose volumes have file systems of their own: full when their size is used up.
+pub const LIMITED: &str = "limited";
 
 /// Names and addresses of the virtual nodes.
-pub fn nodes(addresses: Addresses, count: usize) -> HashMap<String, Ipv4Addr> {
+pub fn nodes(addresses: Addresses, count: usize) -> BTreeMap<String, Ipv4Addr> {
     (0..count).map(|i| (format!("node-{}", i + 1), addresses.node(i))).collect()
 }
 
-fn apply() -> PatchParams {
+pub(super) fn apply() -> PatchParams {
     PatchParams::apply("sandbox").force()
 }
 
@@ -42,29 +40,14 @@ pub async fn register(client: &Client, addresses: Addresses, count: usize) -> Re
     for (name, is_default) in [("standard", true), ("fast-ssd", false), ("regional-ssd", false)] {
         classes.patch(name, &apply(), &Patch::Apply(storage_class(name, is_default))).await?;
     }
+    let mut limited = storage_class(LIMITED, false);
+    limited["parameters"] = json!({ "enforceSize": "true" });
+    classes.patch(LIMITED, &apply(), &Patch::Apply(limited)).await?;
     let services: Api<Service> = Api::namespaced(client.clone(), "kube-system");
     services.patch("kube-dns", &apply(), &Patch::Apply(dns_service(addresses))).await?;
     let services: Api<Service> = Api::namespaced(client.clone(), "default");
     services.patch("kubernetes", &apply(), &Patch::Apply(api_service(addresses))).await?;
     Ok(())
-}
-
-/// Keeps the nodes' leases fresh. Never returns.
-pub async fn heartbeat(client: Client, names: Vec<String>) {
-    let api: Api<Lease> = Api::namespaced(client, "kube-node-lease");
-    loop {
-        for name in &names {
-            let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
-            let lease = json!({
-                "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": { "name": name },
-                "spec": { "holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": now },
-            });
-            if let Err(error) = api.patch(name, &apply(), &Patch::Apply(lease)).await {
-                tracing::debug!("lease of {name}: {error}");
-            }
-        }
-        tokio::time::sleep(HEARTBEAT).await;
-    }
 }
 
 fn node(name: &str) -> Value {
@@ -87,7 +70,7 @@ fn node(name: &str) -> Value {
     })
 }
 
-fn node_status(name: &str, address: Ipv4Addr) -> Value {
+pub(super) fn node_status(name: &str, address: Ipv4Addr) -> Value {
     let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let condition = |kind: &str, status: &str, reason: &str, message: &str| {
         json!({ "type": kind, "status": status, "reason": reason, "message": message,

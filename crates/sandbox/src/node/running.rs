@@ -1,6 +1,7 @@
 //! A container that runs: its processes, streams and terminal.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub(crate) struct Running {
     /// Its terminal, where it has one.
     pub(crate) terminal: Option<Arc<OwnedFd>>,
     ended: watch::Sender<bool>,
+    /// Whether it is being killed as the kernel kills for lack of memory.
+    oom: AtomicBool,
 }
 
 impl Running {
@@ -38,7 +41,16 @@ impl Running {
         terminal: Option<Arc<OwnedFd>>,
     ) -> Self {
         let (stdin, ended) = (Mutex::new(stdin), watch::Sender::new(false));
-        Self { id, runtime, process, log, stdin, terminal, ended }
+        Self { id, runtime, process, log, stdin, terminal, ended, oom: AtomicBool::new(false) }
+    }
+
+    /// Its end is to be told as one for lack of memory.
+    pub(crate) fn blame_memory(&self) {
+        self.oom.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_out_of_memory(&self) -> bool {
+        self.oom.load(Ordering::Relaxed)
     }
 
     /// Tells those who wait for its end.

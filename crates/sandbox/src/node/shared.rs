@@ -107,6 +107,11 @@ impl PodShared {
         self.context.paths.pods().join(&self.uid)
     }
 
+    /// Control group of all its containers.
+    pub(crate) fn cgroup(&self) -> String {
+        format!("{}/{}", self.context.paths.cgroup(), self.uid)
+    }
+
     /// Log of one run of a container.
     pub(crate) fn log_path(&self, container: &str, run: i32) -> PathBuf {
         self.dir().join("logs").join(container).join(format!("{run}.log"))
@@ -116,6 +121,11 @@ impl PodShared {
     pub(crate) fn facts(&self) -> NodeFacts {
         let state = lock(&self.state);
         NodeFacts { pod_ip: state.address.map(|a| a.to_string()).unwrap_or_default(), host_ip: state.host.to_string() }
+    }
+
+    /// The node's address.
+    pub(crate) fn host(&self) -> Ipv4Addr {
+        lock(&self.state).host
     }
 
     /// The pod's address.
@@ -149,6 +159,13 @@ impl PodShared {
         lock(&self.running).get(name).cloned()
     }
 
+    /// Names of the containers that run now.
+    pub(crate) fn all_running(&self) -> Vec<String> {
+        let mut names: Vec<String> = lock(&self.running).keys().cloned().collect();
+        names.sort();
+        names
+    }
+
     pub(crate) fn set_running(&self, name: &str, running: Option<Arc<Running>>) {
         let mut map = lock(&self.running);
         match running {
@@ -159,7 +176,8 @@ impl PodShared {
 
     /// Records an event on the pod, or on one of its containers.
     pub(crate) fn event(&self, container: Option<&str>, warning: bool, reason: &'static str, message: String) {
-        if self.silent.load(Ordering::Relaxed) {
+        // What a kubelet without a connection has to say is lost.
+        if self.silent.load(Ordering::Relaxed) || !self.reaches_api() {
             return;
         }
         let pod = self.pod();
@@ -194,6 +212,11 @@ impl PodShared {
         self.halt.subscribe()
     }
 
+    /// Whether its kubelet talks with the API.
+    pub(crate) fn reaches_api(&self) -> bool {
+        self.context.links.reaches_api(&self.node)
+    }
+
     fn api(&self) -> Api<Pod> {
         Api::namespaced(self.context.client.clone(), &self.namespace)
     }
@@ -202,11 +225,18 @@ impl PodShared {
     pub(crate) async fn write_status(&self) {
         let mut last = serde_json::Value::Null;
         let mut object = self.pod.subscribe();
+        let mut links = self.context.links.subscribe();
         loop {
             tokio::select! {
                 () = self.changed.notified() => {}
                 // Readiness gates are written by others.
                 changed = object.changed() => if changed.is_err() { return },
+                changed = links.changed() => if changed.is_err() { return },
+            }
+            if !self.reaches_api() {
+                self.context.links.until_reaching(&self.node).await;
+                // Others have written meanwhile that the pod is not ready.
+                last = serde_json::Value::Null;
             }
             while !self.write_once(&mut last).await {
                 tokio::time::sleep(Duration::from_millis(200)).await;
@@ -218,6 +248,9 @@ impl PodShared {
     pub(crate) async fn write_once(&self, last: &mut serde_json::Value) -> bool {
         if self.silent.load(Ordering::Relaxed) {
             return true;
+        }
+        if !self.reaches_api() {
+            return false;
         }
         let patch = status::patch(&self.pod(), &self.state(), &now());
         if without_times(&patch) == without_times(last) {
@@ -242,6 +275,7 @@ impl PodShared {
     /// Removes the object, now that nothing of the pod runs any more.
     pub(crate) async fn delete_object(&self) {
         for _ in 0..50 {
+            self.context.links.until_reaching(&self.node).await;
             if self.silent.load(Ordering::Relaxed) {
                 return;
             }

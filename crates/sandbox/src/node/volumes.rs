@@ -7,13 +7,15 @@ use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, KeyToPath, PersistentVolumeClaim, Pod, ProjectedVolumeSource, Secret, Volume,
+    ConfigMap, DownwardAPIVolumeFile, KeyToPath, PersistentVolume, PersistentVolumeClaim, Pod, ProjectedVolumeSource,
+    Secret, Volume,
 };
 use kube::api::PostParams;
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, ResourceExt};
 
+use super::attachments::Refusal;
 use super::env::{NodeFacts, field, resource_field};
-use super::{disk, mount};
+use super::{NodeContext, disk, mount};
 use crate::quantity;
 
 /// A volume that cannot be had (yet); becomes an event `FailedMount`, and the pod waits.
@@ -49,24 +51,35 @@ pub enum VolumeError {
     /// The volume's size cannot be enforced.
     #[error("MountVolume.SetUp failed for volume \"{0}\" : {1}")]
     Disk(String, #[source] disk::DiskError),
+    /// Others have it, or nobody can.
+    #[error("{verb} for volume \"{0}\" {1}", verb = if *.1 == Refusal::OtherNode { "Multi-Attach error" } else { "MountVolume.SetUp failed" })]
+    InUse(String, Refusal),
     /// The API did not answer.
     #[error("MountVolume.SetUp failed for volume \"{0}\" : {1}")]
     Api(String, #[source] Box<kube::Error>),
 }
 
+impl VolumeError {
+    /// Reason of the event.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::InUse(_, Refusal::OtherNode) => "FailedAttachVolume",
+            _ => "FailedMount",
+        }
+    }
+}
+
 /// Where a pod's volumes are made from and to.
 #[allow(missing_debug_implementations)] // a client has none
 pub struct VolumeContext<'a> {
-    /// Reads objects.
-    pub client: &'a Client,
+    /// The API, all folders, and what is in use.
+    pub node: &'a NodeContext,
     /// The pod.
     pub pod: &'a Pod,
     /// What the node knows of it.
     pub facts: &'a NodeFacts,
     /// Folder for the pod's own volumes.
     pub dir: &'a Path,
-    /// Folder of all persistent volumes.
-    pub persistent: &'a Path,
 }
 
 /// A file of a volume made from objects.
@@ -198,7 +211,7 @@ async fn secret_items(
     items: &mut Vec<Item>,
 ) -> Result<(), VolumeError> {
     let namespace = context.pod.namespace().unwrap_or_default();
-    let api: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
+    let api: Api<Secret> = Api::namespaced(context.node.client.clone(), &namespace);
     let Some(secret) = api.get_opt(name).await.map_err(api_error(volume))? else {
         if optional {
             return Ok(());
@@ -219,7 +232,7 @@ async fn config_map_items(
     items: &mut Vec<Item>,
 ) -> Result<(), VolumeError> {
     let namespace = context.pod.namespace().unwrap_or_default();
-    let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), &namespace);
+    let api: Api<ConfigMap> = Api::namespaced(context.node.client.clone(), &namespace);
     let Some(map) = api.get_opt(name).await.map_err(api_error(volume))? else {
         if optional {
             return Ok(());
@@ -308,7 +321,7 @@ async fn request_token(
         }),
         ..TokenRequest::default()
     };
-    let api: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::namespaced(context.client.clone(), &namespace);
+    let api: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::namespaced(context.node.client.clone(), &namespace);
     let answer =
         api.create_token_request(&account, &PostParams::default(), &request).await.map_err(api_error(volume))?;
     Ok(answer.status.and_then(|s| s.token).unwrap_or_default())
@@ -317,7 +330,7 @@ async fn request_token(
 /// The folder of a claim's volume.
 async fn persistent(context: &VolumeContext<'_>, volume: &Volume, claim: &str) -> Result<PathBuf, VolumeError> {
     let namespace = context.pod.namespace().unwrap_or_default();
-    let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &namespace);
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(context.node.client.clone(), &namespace);
     let Some(object) = api.get_opt(claim).await.map_err(api_error(volume))? else {
         return Err(VolumeError::Missing {
             volume: volume.name.clone(),
@@ -329,7 +342,14 @@ async fn persistent(context: &VolumeContext<'_>, volume: &Volume, claim: &str) -
     let name = object.spec.and_then(|s| s.volume_name).filter(|n| bound && !n.is_empty());
     let name = name.ok_or_else(|| VolumeError::Unbound(claim.to_owned()))?;
     let failed = |e| VolumeError::Disk(volume.name.clone(), e);
-    disk::folder(context.client, context.persistent, &name).await.map_err(failed)
+    let api: Api<PersistentVolume> = Api::all(context.node.client.clone());
+    let Some(object) = api.get_opt(&name).await.map_err(api_error(volume))? else {
+        return Err(VolumeError::Missing { volume: volume.name.clone(), kind: "persistentvolume", name });
+    };
+    let node = context.pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
+    let uid = context.pod.uid().unwrap_or_default();
+    context.node.attachments.attach(&object, node, &uid).map_err(|e| VolumeError::InUse(name.clone(), e))?;
+    disk::folder(&context.node.client, &context.node.paths.volumes(), &object).await.map_err(failed)
 }
 
 /// Makes a folder and what is in it the group's, as `fsGroup` asks.

@@ -12,10 +12,7 @@ use super::{StreamError, Streams};
 impl PodStreams for Streams {
     fn pod(&self, pod: Value, subresource: &str, request: Request<Body>) -> BoxFuture<'static, Response> {
         let (streams, subresource) = (self.clone(), subresource.to_owned());
-        Box::pin(async move {
-            let text = |field: &str| pod["metadata"][field].as_str().unwrap_or_default().to_owned();
-            streams.handle(&text("namespace"), &text("name"), &subresource, request).await
-        })
+        Box::pin(async move { streams.handle(&pod, &subresource, request).await })
     }
 
     fn node(&self, name: &str, path: &str, _request: Request<Body>) -> BoxFuture<'static, Response> {

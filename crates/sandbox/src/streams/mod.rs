@@ -14,8 +14,9 @@ use axum::extract::ws::{WebSocket, WebSocketUpgrade};
 use axum::response::{IntoResponse, Response};
 use http::{Request, StatusCode};
 use k8s_openapi::api::core::v1::PodSpec;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::network::links::Peer;
 use crate::node::Pods;
 use crate::node::shared::PodShared;
 
@@ -125,53 +126,56 @@ impl Streams {
     }
 
     /// Answers a request on `pods/NAME/SUBRESOURCE`.
-    pub async fn handle(&self, namespace: &str, name: &str, subresource: &str, request: Request<Body>) -> Response {
-        let result = match subresource {
-            "log" => self.log(namespace, name, &request),
-            "exec" | "attach" | "portforward" => self.upgrade(namespace, name, subresource, request).await,
-            other => Err(StreamError::missing(format!("pods have no {other}"))),
+    pub async fn handle(&self, pod: &Value, subresource: &str, request: Request<Body>) -> Response {
+        let pod = self.pod(pod);
+        let result = match (pod, subresource) {
+            (Err(error), _) => Err(error),
+            (Ok(pod), "log") => output::log(&pod, &Query::parse(request.uri().query().unwrap_or_default())),
+            (Ok(pod), "exec" | "attach" | "portforward") => upgrade(pod, subresource, request).await,
+            (Ok(_), other) => Err(StreamError::missing(format!("pods have no {other}"))),
         };
         result.unwrap_or_else(IntoResponse::into_response)
     }
 
-    fn pod(&self, namespace: &str, name: &str) -> Result<Arc<PodShared>, StreamError> {
-        self.pods.find(namespace, name).ok_or_else(|| {
+    /// The pod behind an object, if its node answers.
+    fn pod(&self, object: &Value) -> Result<Arc<PodShared>, StreamError> {
+        let node = object["spec"]["nodeName"].as_str().unwrap_or_default();
+        let context = self.pods.context();
+        // The administrator's requests get through when the API is away for others.
+        let reached = context.links.read(|table| {
+            let link = table.nodes.get(node);
+            link.is_none_or(|l| !l.stopped && !l.cut && !l.from.contains(&Peer::Api))
+        });
+        if !reached {
+            let address = context.links.read(|table| table.nodes.get(node).and_then(|l| l.address));
+            let address = address.map(|a| a.to_string()).unwrap_or_default();
+            return Err(StreamError::internal(format!("error dialing backend: dial tcp {address}:10250: i/o timeout")));
+        }
+        self.pods.find(object["metadata"]["uid"].as_str().unwrap_or_default()).ok_or_else(|| {
+            let name = object["metadata"]["name"].as_str().unwrap_or_default();
             StreamError::bad(format!("pod {name} does not have a host assigned, or its node does not run it yet"))
         })
     }
+}
 
-    fn log(&self, namespace: &str, name: &str, request: &Request<Body>) -> Result<Response, StreamError> {
-        let query = Query::parse(request.uri().query().unwrap_or_default());
-        let pod = self.pod(namespace, name)?;
-        output::log(&pod, &query)
-    }
-
-    async fn upgrade(
-        &self,
-        namespace: &str,
-        name: &str,
-        subresource: &str,
-        request: Request<Body>,
-    ) -> Result<Response, StreamError> {
-        let pod = self.pod(namespace, name)?;
-        let query = Query::parse(request.uri().query().unwrap_or_default());
-        let (mut parts, _) = request.into_parts();
-        let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await.map_err(|_| {
-            StreamError::bad(format!("{subresource} needs a WebSocket: the sandbox does not speak SPDY directly"))
-        })?;
-        match subresource {
-            "portforward" => {
-                let upgrade = upgrade.protocols([TUNNEL]).max_message_size(4 << 20);
-                Ok(upgrade.on_upgrade(move |socket| forward::serve(pod, socket)))
-            }
-            "exec" => {
-                let target = channels::Exec::new(&pod, &query)?;
-                Ok(channels(upgrade).on_upgrade(move |socket: WebSocket| target.serve(socket)))
-            }
-            _ => {
-                let target = channels::Attach::new(&pod, &query)?;
-                Ok(channels(upgrade).on_upgrade(move |socket: WebSocket| target.serve(socket)))
-            }
+async fn upgrade(pod: Arc<PodShared>, subresource: &str, request: Request<Body>) -> Result<Response, StreamError> {
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    let (mut parts, _) = request.into_parts();
+    let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await.map_err(|_| {
+        StreamError::bad(format!("{subresource} needs a WebSocket: the sandbox does not speak SPDY directly"))
+    })?;
+    match subresource {
+        "portforward" => {
+            let upgrade = upgrade.protocols([TUNNEL]).max_message_size(4 << 20);
+            Ok(upgrade.on_upgrade(move |socket| forward::serve(pod, socket)))
+        }
+        "exec" => {
+            let target = channels::Exec::new(&pod, &query)?;
+            Ok(channels(upgrade).on_upgrade(move |socket: WebSocket| target.serve(socket)))
+        }
+        _ => {
+            let target = channels::Attach::new(&pod, &query)?;
+            Ok(channels(upgrade).on_upgrade(move |socket: WebSocket| target.serve(socket)))
         }
     }
 }

@@ -10,6 +10,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy};
 use kube::{Client, ResourceExt as _};
+use sandbox::network::links::LinkTable;
+use sandbox::pace::Pace;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -45,7 +47,9 @@ impl Cluster {
             api.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
         }
         let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(sandbox::controllers::run(client.clone()));
+        let links = tokio::sync::watch::channel(LinkTable::default()).1;
+        // These nodes have no heartbeats: longer than any test lasts, nobody minds.
+        tasks.spawn(sandbox::controllers::run(client.clone(), Pace::CLUSTER, links));
         tasks.spawn(kubelet(client.clone()));
         let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::default_namespaced(client.clone());
         until("the default service account", async || accounts.get_opt("default").await.unwrap().is_some()).await;

@@ -1,22 +1,23 @@
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{Event, Pod, Secret, ServiceAccount};
 use kube::Api;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, ListParams, PostParams};
 use sandbox::events::Recorder;
 use sandbox::images::ImageStore;
+use sandbox::network::links::Links;
+use sandbox::node::attachments::Attachments;
 use sandbox::node::runtime::Runtime;
 use sandbox::node::{NodeContext, Pods};
 use sandbox::pace::Pace;
 use serde_json::{Value, json};
 
-use crate::fake::Fake;
 use crate::pods::{Machine, able};
 
 struct Node {
-    fake: Fake,
+    client: kube::Client,
     pods: Pods,
     follow: tokio::task::JoinHandle<()>,
     api: Api<Pod>,
@@ -26,8 +27,10 @@ struct Node {
 impl Node {
     async fn new(name: &str) -> Self {
         let machine = Machine::new(name).await;
-        let fake = Fake::new();
-        let client = fake.client();
+        let options = apiserver::Options { ca: Some("a certificate".to_owned()), ..apiserver::Options::default() };
+        let server = apiserver::Server::open(options).expect("API server");
+        let client = kube::Client::new(server.router(), "default");
+        let addresses = BTreeMap::from([("node-1".to_owned(), machine.network.addresses().node(0))]);
         let context = Arc::new(NodeContext {
             client: client.clone(),
             paths: machine.paths.clone(),
@@ -35,15 +38,20 @@ impl Node {
             images: ImageStore::new(machine.paths.images()),
             runtime: Arc::new(Runtime::new(&machine.paths.run()).expect("runtime")),
             events: Recorder::start(client.clone()),
+            links: Arc::new(Links::new(Arc::clone(&machine.network), &addresses)),
+            attachments: Attachments::default(),
             pace: Pace::QUICK,
         });
-        let pods = Pods::new(context, HashMap::from([("node-1".to_owned(), machine.network.addresses().node(0))]));
+        let pods = Pods::new(context, addresses);
         let follow = tokio::spawn({
             let pods = pods.clone();
             async move { Box::pin(pods.follow()).await }
         });
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        Self { fake, pods, follow, api: Api::namespaced(client, "default"), machine }
+        let accounts: Api<ServiceAccount> = Api::default_namespaced(client.clone());
+        while accounts.get_opt("default").await.expect("accounts").is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Self { pods, follow, api: Api::default_namespaced(client.clone()), client, machine }
     }
 
     async fn create(&self, name: &str, spec: Value) -> Instant {
@@ -64,15 +72,16 @@ impl Node {
             if wanted(&pod) {
                 return pod;
             }
-            assert!(Instant::now() < deadline, "{name}: {what}\n{pod:#}\nevents: {:#?}", self.messages());
+            assert!(Instant::now() < deadline, "{name}: {what}\n{pod:#}\nevents: {:#?}", self.messages().await);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
-    fn messages(&self) -> Vec<String> {
+    async fn messages(&self) -> Vec<String> {
+        let events: Api<Event> = Api::default_namespaced(self.client.clone());
         let text =
-            |e: &Value| format!("{} {}", e["reason"].as_str().unwrap_or(""), e["message"].as_str().unwrap_or(""));
-        self.fake.all("/events/").iter().map(text).collect()
+            |e: &Event| format!("{} {}", e.reason.clone().unwrap_or_default(), e.message.clone().unwrap_or_default());
+        events.list(&ListParams::default()).await.expect("events").iter().map(text).collect()
     }
 
     async fn finish(self) {
@@ -159,7 +168,7 @@ async fn failures_are_told() {
 
     let pod = node.until("secret", "waits", |p| state(p, "waiting")["reason"] == "CreateContainerConfigError").await;
     assert_eq!(state(&pod, "waiting")["message"], "secret \"s\" not found");
-    let secrets: Api<Secret> = Api::namespaced(node.fake.client(), "default");
+    let secrets: Api<Secret> = Api::namespaced(node.client.clone(), "default");
     let secret =
         serde_json::from_value(json!({ "metadata": { "name": "s" }, "data": { "k": "eA==" } })).expect("secret");
     secrets.create(&PostParams::default(), &secret).await.expect("create");
@@ -174,7 +183,7 @@ async fn names_resolve_and_services_follow_endpoints() {
     }
     let node = Node::new("dns").await;
     let table = sandbox::network::table::ServiceTable::default();
-    let (network, client) = (Arc::clone(&node.machine.network), node.fake.client());
+    let (network, client) = (Arc::clone(&node.machine.network), node.client.clone());
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn({
         let (table, client) = (table.clone(), client.clone());
@@ -187,12 +196,12 @@ async fn names_resolve_and_services_follow_endpoints() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     let services: Api<k8s_openapi::api::core::v1::Service> = Api::namespaced(client.clone(), "default");
     let slices: Api<k8s_openapi::api::discovery::v1::EndpointSlice> = Api::namespaced(client.clone(), "default");
-    for (name, address) in [("db", "10.1.2.3"), ("db-internal", "None")] {
-        let service = json!({ "metadata": { "name": name }, "spec": { "clusterIP": address, "ports": [{ "name": "sql", "port": 3306 }] } });
-        services
-            .create(&PostParams::default(), &serde_json::from_value(service).expect("service"))
-            .await
-            .expect("create");
+    let mut address = String::new();
+    for (name, kind) in [("db-internal", json!("None")), ("db", Value::Null)] {
+        let service = json!({ "metadata": { "name": name }, "spec": { "clusterIP": kind, "ports": [{ "name": "sql", "port": 3306 }] } });
+        let service = serde_json::from_value(service).expect("service");
+        let made = services.create(&PostParams::default(), &service).await.expect("create");
+        address = made.spec.and_then(|s| s.cluster_ip).unwrap_or_default();
         let slice = json!({
             "metadata": { "name": name, "labels": { "kubernetes.io/service-name": name } }, "addressType": "IPv4",
             "endpoints": [{ "addresses": ["10.1.0.7"], "hostname": "db-0", "conditions": { "ready": true } }, { "addresses": ["10.1.0.8"], "hostname": "db-1", "conditions": { "ready": false } }],
@@ -210,8 +219,8 @@ async fn names_resolve_and_services_follow_endpoints() {
     assert_eq!(
         lines,
         [
-            "db 10.1.2.3",
-            "db.default 10.1.2.3",
+            format!("db {address}").as_str(),
+            &format!("db.default {address}"),
             "db-internal.default.svc 10.1.0.7",
             "db-0.db-internal.default.svc.cluster.local 10.1.0.7",
             "db-1.db-internal",

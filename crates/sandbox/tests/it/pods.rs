@@ -38,7 +38,9 @@ impl Machine {
         std::fs::create_dir_all(&dir).expect("folder");
         let paths = Paths::new(&dir).expect("paths");
         let settings = Settings::load_or_choose(&paths.settings(), None).expect("settings");
-        let network = Arc::new(Network::create(&paths, settings.addresses()).await.expect("network"));
+        let network = Arc::new(
+            Network::create(&paths, settings.addresses(), [settings.addresses().node(0)]).await.expect("network"),
+        );
         let runtime = Runtime::new(&paths.run()).expect("runtime");
         let image = ImageStore::new(paths.images()).ensure("debian:13", true, |_| ()).await.expect("image");
         rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1)).expect("sub-reaper");

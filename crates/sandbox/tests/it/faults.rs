@@ -1,0 +1,424 @@
+//! The fault switches, against a whole sandbox with real processes, packets and file systems.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Api;
+use kube::api::{DeleteParams, PostParams};
+use sandbox::faults::{ApiAct, Fault, NodeAct, Peer, PodAct, VolumeAct, drain};
+use sandbox::pace::Pace;
+use sandbox::paths::Paths;
+use sandbox::{Options, Sandbox};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::pods::able;
+
+const LIMIT: Duration = Duration::from_secs(40);
+
+struct World {
+    sandbox: Sandbox,
+    paths: Paths,
+}
+
+fn from<T: DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).expect("an object")
+}
+
+impl World {
+    async fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("sandbox-it-{name}-{}", std::process::id()));
+        let paths = Paths::new(&dir).expect("paths");
+        // A node is missed sooner than by default, so that the tests are short.
+        let pace = Pace { heartbeat: Duration::from_millis(500), node_grace: Duration::from_secs(3), ..Pace::QUICK };
+        let options = Options { paths: paths.clone(), nodes: Some(3), pace, janitor: None };
+        let sandbox = Sandbox::start(options).await.expect("start");
+        Self { sandbox, paths }
+    }
+
+    fn pods(&self) -> Api<Pod> {
+        Api::default_namespaced(self.sandbox.client())
+    }
+
+    /// A pod on a node, that listens on port 80 and is ready once it does.
+    async fn pod(&self, name: &str, node: &str, mut more: Value) {
+        let serve = "$s=IO::Socket::INET->new(LocalPort=>80,Listen=>9,ReuseAddr=>1); while($c=$s->accept){close $c}";
+        let mut pod = json!({
+            "metadata": { "name": name, "labels": { "app": "web" } },
+            "spec": {
+                "nodeName": node, "terminationGracePeriodSeconds": 1,
+                "tolerations": [{ "key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": more["tolerated"].as_i64().unwrap_or(2) }],
+                "containers": [{
+                    "name": "main", "image": "debian:13", "command": ["perl", "-MIO::Socket::INET", "-e", serve],
+                    "readinessProbe": { "tcpSocket": { "port": 80 }, "periodSeconds": 1 },
+                    "livenessProbe": { "tcpSocket": { "port": 80 }, "periodSeconds": 1, "failureThreshold": 2 },
+                    "volumeMounts": more["mounts"].take(),
+                }],
+                "volumes": more["volumes"].take(),
+            },
+        });
+        if pod["spec"]["volumes"].is_null() {
+            pod["spec"]["volumes"] = json!([]);
+            pod["spec"]["containers"][0]["volumeMounts"] = json!([]);
+        }
+        self.pods().create(&PostParams::default(), &from(pod)).await.expect("create");
+    }
+
+    async fn until(&self, name: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let pod = serde_json::to_value(self.pods().get_opt(name).await.expect("get")).expect("json");
+            if holds(&pod) {
+                return pod;
+            }
+            assert!(Instant::now() < deadline, "{name}: {what}: {pod:#}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn ready(&self, name: &str) -> Value {
+        self.until(name, "ready", |p| is(p, "Ready", "True")).await
+    }
+
+    async fn node_is(&self, name: &str, status: &str) -> Node {
+        let nodes: Api<Node> = Api::all(self.sandbox.client());
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let node = nodes.get(name).await.expect("node");
+            let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
+            let tainted = node.spec.as_ref().is_some_and(|s| s.taints.as_ref().is_some_and(|t| !t.is_empty()));
+            if conditions.clone().any(|c| c.type_ == "Ready" && c.status == status) && tainted == (status != "True") {
+                return node;
+            }
+            assert!(Instant::now() < deadline, "{name} is not {status}: {node:#?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn throw(&self, fault: Fault) -> String {
+        self.sandbox.faults().apply(fault).await.expect("a switch")
+    }
+
+    async fn node(&self, name: &str, act: NodeAct) -> String {
+        self.throw(Fault::Node { name: name.to_owned(), act }).await
+    }
+
+    async fn process(&self, name: &str, process: Option<&str>, act: PodAct) -> String {
+        let process = process.map(str::to_owned);
+        self.throw(Fault::Pod { namespace: "default".into(), name: name.into(), container: None, process, act }).await
+    }
+
+    async fn volume(&self, claim: &str, act: VolumeAct) -> String {
+        self.throw(Fault::Volume { namespace: "default".into(), claim: claim.into(), act }).await
+    }
+
+    async fn refused(&self, fault: Fault) -> String {
+        self.sandbox.faults().apply(fault).await.expect_err("refused").to_string()
+    }
+
+    async fn end(self) {
+        self.sandbox.shut_down(Duration::from_millis(100)).await;
+        std::fs::remove_dir_all(self.paths.dir()).expect("nothing is mounted there any more");
+    }
+}
+
+fn is(pod: &Value, condition: &str, status: &str) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    conditions.is_some_and(|c| c.iter().any(|c| c["type"] == condition && c["status"] == status))
+}
+
+fn address(pod: &Value) -> IpAddr {
+    pod["status"]["podIP"].as_str().expect("an address").parse().expect("an address")
+}
+
+fn restarts(pod: &Value) -> i64 {
+    pod["status"]["containerStatuses"][0]["restartCount"].as_i64().unwrap_or(-1)
+}
+
+/// Whether somebody outside of the node reaches the pod.
+async fn reaches(address: IpAddr) -> bool {
+    let attempt = move || TcpStream::connect_timeout(&(address, 80).into(), Duration::from_millis(700)).is_ok();
+    tokio::task::spawn_blocking(attempt).await.expect("thread")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_stop_and_are_cut_off() {
+    if !able("nodes_stop_and_are_cut_off") {
+        return;
+    }
+    let world = World::new("nodes").await;
+    let service =
+        json!({ "metadata": { "name": "web" }, "spec": { "selector": { "app": "web" }, "ports": [{ "port": 80 }] } });
+    let services: Api<k8s_openapi::api::core::v1::Service> = Api::default_namespaced(world.sandbox.client());
+    services.create(&PostParams::default(), &from(service)).await.expect("service");
+    world.pod("a", "node-1", json!({})).await;
+    world.pod("b", "node-2", json!({ "tolerated": 3600 })).await;
+    let (a, b) = (world.ready("a").await, world.ready("b").await);
+    assert!(reaches(address(&a)).await);
+
+    // Cut off: it runs on and passes its probes, but nobody hears of it.
+    world.node("node-1", NodeAct::Cut(None)).await;
+    assert!(!reaches(address(&a)).await && reaches(address(&b)).await);
+    world.node_is("node-1", "Unknown").await;
+    let pod = world.until("a", "not ready", |p| is(p, "Ready", "False")).await;
+    assert_eq!(restarts(&pod), 0, "a node that is cut off still probes its pods");
+    let slices: Api<EndpointSlice> = Api::default_namespaced(world.sandbox.client());
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let ready: BTreeMap<String, bool> = slices
+            .list(&kube::api::ListParams::default().labels("kubernetes.io/service-name=web"))
+            .await
+            .expect("slices")
+            .iter()
+            .flat_map(|s| s.endpoints.clone().unwrap_or_default())
+            .map(|e| (e.addresses[0].clone(), e.conditions.and_then(|c| c.ready).unwrap_or(true)))
+            .collect();
+        if ready.get(&address(&a).to_string()) == Some(&false) && ready.get(&address(&b).to_string()) == Some(&true) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{ready:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Evicted, but its node does not hear of it.
+    world.until("a", "evicted", |p| !p["metadata"]["deletionTimestamp"].is_null()).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    world.until("a", "still there", |p| !p.is_null()).await;
+    world.node("node-1", NodeAct::Heal).await;
+    world.until("a", "gone once its node hears of it", Value::is_null).await;
+    world.node_is("node-1", "True").await;
+
+    // Cut off from the API only: pods go on serving. Healed in time: the pod stays, and is ready again.
+    world.node("node-2", NodeAct::Cut(Some(Peer::Api))).await;
+    world.until("b", "not ready", |p| is(p, "Ready", "False")).await;
+    assert!(reaches(address(&b)).await);
+    world.node("node-2", NodeAct::Heal).await;
+    let pod = world.ready("b").await;
+    assert_eq!((restarts(&pod), address(&pod)), (0, address(&b)));
+
+    // Without power. A force deletion removes the object; a pod that stays starts anew with its node.
+    world.node("node-2", NodeAct::Stop).await;
+    assert!(!reaches(address(&b)).await);
+    assert_eq!(world.node("node-2", NodeAct::Stop).await, "node node-2 is stopped already");
+    world.node_is("node-2", "Unknown").await;
+    world.node("node-2", NodeAct::Start).await;
+    world.node_is("node-2", "True").await;
+    let pod = world.until("b", "restarted", |p| restarts(p) == 1 && is(p, "Ready", "True")).await;
+    assert_ne!(address(&pod), address(&b));
+    world.node("node-2", NodeAct::Stop).await;
+    world.pods().delete("b", &DeleteParams::default().grace_period(0)).await.expect("by force");
+    world.until("b", "gone", Value::is_null).await;
+    world.node("node-2", NodeAct::Start).await;
+    world.node_is("node-2", "True").await;
+
+    let wrong = |act| Fault::Node { name: "node-7".into(), act };
+    assert_eq!(
+        world.refused(wrong(NodeAct::Stop)).await,
+        "no node is called \"node-7\": there are node-1, node-2, node-3"
+    );
+    let cut = |peer| Fault::Node { name: "node-1".into(), act: NodeAct::Cut(Some(peer)) };
+    assert!(world.refused(cut(Peer::Node("x".into()))).await.contains("no node is called \"x\""));
+    assert!(world.refused(cut(Peer::Node("node-1".into()))).await.contains("cannot be cut off from itself"));
+    assert!(world.refused(cut(Peer::parse("pod/x", "default"))).await.contains("pod \"x\" not found"));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_freeze_and_die() {
+    if !able("processes_freeze_and_die") {
+        return;
+    }
+    let world = World::new("processes").await;
+    let pod = json!({
+        "metadata": { "name": "p" },
+        "spec": { "terminationGracePeriodSeconds": 0, "containers": [
+            { "name": "main", "image": "debian:13", "command": ["sh", "-c", "sleep 1000 & while :; do echo $?; wait; sleep 0.01; sleep 1001 & done"] },
+        ] },
+    });
+    world.pods().create(&PostParams::default(), &from(pod)).await.expect("create");
+    world.ready("p").await;
+    let states = || {
+        let mut found: Vec<(String, char)> = Vec::new();
+        for entry in std::fs::read_dir("/proc").expect("proc").flatten() {
+            let read = |file: &str| std::fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+            let command = read("cmdline").replace('\0', " ");
+            if command.starts_with("sleep 1000") || command.starts_with("sh -c sleep 1000") {
+                let stat = read("stat");
+                let state = stat.rsplit(')').next().and_then(|s| s.trim().chars().next());
+                found.push((command.chars().take(5).collect(), state.unwrap_or('?')));
+            }
+        }
+        found.sort();
+        found
+    };
+    let is = |shell: char, sleep: char| vec![("sh -c".to_owned(), shell), ("sleep".to_owned(), sleep)];
+    let settle = async |wanted: Vec<(String, char)>| {
+        let deadline = Instant::now() + LIMIT;
+        while states() != wanted {
+            assert!(Instant::now() < deadline, "{:?}, not {wanted:?}", states());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    settle(is('S', 'S')).await;
+    assert_eq!(world.process("p", None, PodAct::Freeze).await, "pod p: all processes of main frozen");
+    settle(is('T', 'T')).await;
+    world.process("p", Some("sleep"), PodAct::Thaw).await;
+    settle(is('T', 'S')).await;
+    world.process("p", None, PodAct::Thaw).await;
+    settle(is('S', 'S')).await;
+    world.process("p", None, PodAct::Kill).await;
+    let last = |p: &Value| p["status"]["containerStatuses"][0]["lastState"]["terminated"].clone();
+    let pod = world.until("p", "restarted", |p| restarts(p) == 1).await;
+    assert_eq!((last(&pod)["exitCode"].clone(), last(&pod)["reason"].clone()), (json!(137), json!("Error")));
+    world.process("p", None, PodAct::Oom).await;
+    let pod = world.until("p", "restarted again", |p| restarts(p) == 2).await;
+    assert_eq!((last(&pod)["exitCode"].clone(), last(&pod)["reason"].clone()), (json!(137), json!("OOMKilled")));
+
+    settle(is('S', 'S')).await;
+    let fault = |name: &str, container: Option<&str>, process: Option<&str>| Fault::Pod {
+        namespace: "default".into(),
+        name: name.into(),
+        container: container.map(str::to_owned),
+        process: process.map(str::to_owned),
+        act: PodAct::Kill,
+    };
+    assert_eq!(world.refused(fault("x", None, None)).await, "pod \"x\" not found in namespace \"default\"");
+    assert_eq!(
+        world.refused(fault("p", Some("x"), None)).await,
+        "pod p: no container called \"x\" runs: there are main"
+    );
+    assert_eq!(
+        world.refused(fault("p", None, Some("x"))).await,
+        "pod p: no process is called \"x\": there are sh, sleep"
+    );
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disks_fill_and_hang() {
+    if !able("disks_fill_and_hang") {
+        return;
+    }
+    let world = World::new("disks").await;
+    let claims: Api<PersistentVolumeClaim> = Api::default_namespaced(world.sandbox.client());
+    for (name, class) in [("own", "limited"), ("folder", "standard")] {
+        let claim = json!({ "metadata": { "name": name }, "spec": {
+            "accessModes": ["ReadWriteOnce"], "storageClassName": class, "resources": { "requests": { "storage": "32Mi" } },
+        } });
+        claims.create(&PostParams::default(), &from(claim)).await.expect("claim");
+        let volumes = json!({
+            "volumes": [{ "name": "v", "persistentVolumeClaim": { "claimName": name } }],
+            "mounts": [{ "name": "v", "mountPath": "/v" }],
+        });
+        world.pod(name, "node-1", volumes).await;
+    }
+    world.ready("own").await;
+    world.ready("folder").await;
+    let volume = claims.get("own").await.expect("claim").spec.and_then(|s| s.volume_name).expect("a volume");
+    let folder = world.paths.volumes().join(volume);
+    let write = |name: &'static str| {
+        let file = folder.join(name);
+        std::thread::spawn(move || std::fs::write(file, [1; 65536]))
+    };
+    let wait = async |thread: std::thread::JoinHandle<std::io::Result<()>>| {
+        tokio::task::spawn_blocking(move || thread.join().expect("thread")).await.expect("thread")
+    };
+    wait(write("before")).await.expect("room");
+    world.volume("own", VolumeAct::Fill { leave: 0 }).await;
+    let error = wait(write("full")).await.expect_err("full");
+    assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+    world.volume("own", VolumeAct::Free).await;
+    wait(write("after")).await.expect("room again");
+
+    world.volume("own", VolumeAct::Hang).await;
+    let waits = write("hangs");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!waits.is_finished());
+    assert_eq!(std::fs::read(folder.join("after")).expect("reads go on").len(), 65536);
+    // A pod cannot start on it, and says why.
+    let volumes = json!({
+        "volumes": [{ "name": "v", "persistentVolumeClaim": { "claimName": "own" } }],
+        "mounts": [{ "name": "v", "mountPath": "/v" }],
+    });
+    world.pod("late", "node-1", volumes).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    world.until("late", "waits", |p| p["status"]["phase"] == "Pending").await;
+    world.volume("own", VolumeAct::Release).await;
+    wait(waits).await.expect("written at last");
+    world.ready("late").await;
+
+    let fault = |claim: &str| Fault::Volume { namespace: "default".into(), claim: claim.into(), act: VolumeAct::Hang };
+    assert!(world.refused(fault("folder")).await.contains("Use the storage class limited"));
+    assert_eq!(world.refused(fault("x")).await, "claim \"x\" not found in namespace \"default\"");
+    // The end must come also while a disk hangs.
+    world.volume("own", VolumeAct::Hang).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_api_is_slow_and_away() {
+    if !able("the_api_is_slow_and_away") {
+        return;
+    }
+    let world = World::new("api").await;
+    let inside = IpAddr::from(world.sandbox.settings().addresses().api());
+    let connects = async || {
+        let attempt = move || TcpStream::connect_timeout(&(inside, 443).into(), Duration::from_secs(1));
+        tokio::task::spawn_blocking(attempt).await.expect("thread")
+    };
+    let mut open = connects().await.expect("the API listens");
+    let away = |time| Fault::Api { act: ApiAct::Away, for_milliseconds: time };
+    world.throw(away(None)).await;
+    assert_eq!(connects().await.expect_err("refused").kind(), std::io::ErrorKind::ConnectionRefused);
+    open.set_read_timeout(Some(Duration::from_secs(2))).expect("timeout");
+    let mut byte = [0];
+    assert!(matches!(std::io::Read::read(&mut open, &mut byte), Ok(0) | Err(_)), "connections end");
+    // Nodes are not blamed for it.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    world.node_is("node-1", "True").await;
+    world.throw(Fault::Api { act: ApiAct::Back, for_milliseconds: None }).await;
+    let deadline = Instant::now() + LIMIT;
+    while connects().await.is_err() {
+        assert!(Instant::now() < deadline, "the API does not come back");
+    }
+    world.throw(away(Some(300))).await;
+    assert!(connects().await.is_err());
+    while connects().await.is_err() {
+        assert!(Instant::now() < deadline, "the API does not come back by itself");
+    }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn drains_honour_budgets() {
+    if !able("drains_honour_budgets") {
+        return;
+    }
+    let world = World::new("drain").await;
+    world.pod("a", "node-1", json!({})).await;
+    world.ready("a").await;
+    let budgets: Api<k8s_openapi::api::policy::v1::PodDisruptionBudget> =
+        Api::default_namespaced(world.sandbox.client());
+    let budget = json!({ "metadata": { "name": "web" }, "spec": { "minAvailable": 1, "selector": { "matchLabels": { "app": "web" } } } });
+    budgets.create(&PostParams::default(), &from(budget)).await.expect("budget");
+    let client = world.sandbox.client();
+    let deadline = Instant::now() + LIMIT;
+    while budgets.get("web").await.expect("budget").status.is_none_or(|s| s.current_healthy != Some(1)) {
+        assert!(Instant::now() < deadline, "the budget has no status");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let late = drain::drain(&client, "node-1", Duration::from_secs(1), |_| ()).await.expect_err("refused").to_string();
+    assert!(late.contains("default/a"), "{late}");
+    world.until("a", "untouched", |p| p["metadata"]["deletionTimestamp"].is_null() && is(p, "Ready", "True")).await;
+    world.pod("b", "node-2", json!({})).await;
+    world.ready("b").await;
+    let mut said = Vec::new();
+    drain::drain(&client, "node-1", LIMIT, |line| said.push(line.to_owned())).await.expect("drained");
+    assert_eq!(said, ["node node-1 cordoned", "pod default/a evicted", "node node-1 drained"]);
+    let node = Api::<Node>::all(client.clone()).get("node-1").await.expect("node");
+    assert_eq!(node.spec.and_then(|s| s.unschedulable), Some(true), "{}", node.metadata.name.unwrap_or_default());
+    assert!(drain::drain(&client, "node-9", LIMIT, |_| ()).await.is_err());
+    world.end().await;
+}
