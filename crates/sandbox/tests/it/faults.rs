@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, TcpStream};
+use std::ops::Deref;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
@@ -20,7 +21,7 @@ use crate::pods::able;
 const LIMIT: Duration = Duration::from_secs(40);
 
 struct World {
-    sandbox: Sandbox,
+    sandbox: Option<Sandbox>,
     paths: Paths,
 }
 
@@ -36,11 +37,11 @@ impl World {
         let pace = Pace { heartbeat: Duration::from_millis(500), node_grace: Duration::from_secs(3), ..Pace::QUICK };
         let options = Options { paths: paths.clone(), nodes: Some(3), pace, janitor: None };
         let sandbox = Sandbox::start(options).await.expect("start");
-        Self { sandbox, paths }
+        Self { sandbox: Some(sandbox), paths }
     }
 
     fn pods(&self) -> Api<Pod> {
-        Api::default_namespaced(self.sandbox.client())
+        Api::default_namespaced(self.client())
     }
 
     /// A pod on a node, that listens on port 80 and is ready once it does.
@@ -84,7 +85,7 @@ impl World {
     }
 
     async fn node_is(&self, name: &str, status: &str) -> Node {
-        let nodes: Api<Node> = Api::all(self.sandbox.client());
+        let nodes: Api<Node> = Api::all(self.client());
         let deadline = Instant::now() + LIMIT;
         loop {
             let node = nodes.get(name).await.expect("node");
@@ -99,7 +100,7 @@ impl World {
     }
 
     async fn throw(&self, fault: Fault) -> String {
-        self.sandbox.faults().apply(fault).await.expect("a switch")
+        self.faults().apply(fault).await.expect("a switch")
     }
 
     async fn node(&self, name: &str, act: NodeAct) -> String {
@@ -116,12 +117,32 @@ impl World {
     }
 
     async fn refused(&self, fault: Fault) -> String {
-        self.sandbox.faults().apply(fault).await.expect_err("refused").to_string()
+        self.faults().apply(fault).await.expect_err("refused").to_string()
     }
 
-    async fn end(self) {
-        self.sandbox.shut_down(Duration::from_millis(100)).await;
+    async fn end(mut self) {
+        let sandbox = self.sandbox.take().expect("it runs until now");
+        sandbox.shut_down(Duration::from_millis(100)).await;
         std::fs::remove_dir_all(self.paths.dir()).expect("nothing is mounted there any more");
+    }
+}
+
+impl Deref for World {
+    type Target = Sandbox;
+
+    fn deref(&self) -> &Sandbox {
+        self.sandbox.as_ref().expect("it runs until the end")
+    }
+}
+
+impl Drop for World {
+    /// A test that failed leaves nothing behind either.
+    fn drop(&mut self) {
+        if self.sandbox.take().is_some() {
+            let paths = self.paths.clone();
+            let _ = std::thread::spawn(move || sandbox::instance::clean_up(&paths)).join();
+            let _ = std::fs::remove_dir_all(self.paths.dir());
+        }
     }
 }
 
@@ -152,7 +173,7 @@ async fn nodes_stop_and_are_cut_off() {
     let world = World::new("nodes").await;
     let service =
         json!({ "metadata": { "name": "web" }, "spec": { "selector": { "app": "web" }, "ports": [{ "port": 80 }] } });
-    let services: Api<k8s_openapi::api::core::v1::Service> = Api::default_namespaced(world.sandbox.client());
+    let services: Api<k8s_openapi::api::core::v1::Service> = Api::default_namespaced(world.client());
     services.create(&PostParams::default(), &from(service)).await.expect("service");
     world.pod("a", "node-1", json!({})).await;
     world.pod("b", "node-2", json!({ "tolerated": 3600 })).await;
@@ -165,7 +186,7 @@ async fn nodes_stop_and_are_cut_off() {
     world.node_is("node-1", "Unknown").await;
     let pod = world.until("a", "not ready", |p| is(p, "Ready", "False")).await;
     assert_eq!(restarts(&pod), 0, "a node that is cut off still probes its pods");
-    let slices: Api<EndpointSlice> = Api::default_namespaced(world.sandbox.client());
+    let slices: Api<EndpointSlice> = Api::default_namespaced(world.client());
     let deadline = Instant::now() + LIMIT;
     loop {
         let ready: BTreeMap<String, bool> = slices
@@ -231,10 +252,13 @@ async fn processes_freeze_and_die() {
         return;
     }
     let world = World::new("processes").await;
+    // A number that no other process of this machine sleeps for.
+    let sleep = format!("sleep 1{:07}", std::process::id());
+    let script = format!("{sleep} & while :; do wait; done");
     let pod = json!({
         "metadata": { "name": "p" },
         "spec": { "terminationGracePeriodSeconds": 0, "containers": [
-            { "name": "main", "image": "debian:13", "command": ["sh", "-c", "sleep 1000 & while :; do echo $?; wait; sleep 0.01; sleep 1001 & done"] },
+            { "name": "main", "image": "debian:13", "command": ["sh", "-c", script] },
         ] },
     });
     world.pods().create(&PostParams::default(), &from(pod)).await.expect("create");
@@ -244,7 +268,7 @@ async fn processes_freeze_and_die() {
         for entry in std::fs::read_dir("/proc").expect("proc").flatten() {
             let read = |file: &str| std::fs::read_to_string(entry.path().join(file)).unwrap_or_default();
             let command = read("cmdline").replace('\0', " ");
-            if command.starts_with("sleep 1000") || command.starts_with("sh -c sleep 1000") {
+            if command.starts_with(&sleep) || command.starts_with(&format!("sh -c {sleep}")) {
                 let stat = read("stat");
                 let state = stat.rsplit(')').next().and_then(|s| s.trim().chars().next());
                 found.push((command.chars().take(5).collect(), state.unwrap_or('?')));
@@ -302,7 +326,7 @@ async fn disks_fill_and_hang() {
         return;
     }
     let world = World::new("disks").await;
-    let claims: Api<PersistentVolumeClaim> = Api::default_namespaced(world.sandbox.client());
+    let claims: Api<PersistentVolumeClaim> = Api::default_namespaced(world.client());
     for (name, class) in [("own", "limited"), ("folder", "standard")] {
         let claim = json!({ "metadata": { "name": name }, "spec": {
             "accessModes": ["ReadWriteOnce"], "storageClassName": class, "resources": { "requests": { "storage": "32Mi" } },
@@ -363,7 +387,7 @@ async fn the_api_is_slow_and_away() {
         return;
     }
     let world = World::new("api").await;
-    let inside = IpAddr::from(world.sandbox.settings().addresses().api());
+    let inside = IpAddr::from(world.settings().addresses().api());
     let connects = async || {
         let attempt = move || TcpStream::connect_timeout(&(inside, 443).into(), Duration::from_secs(1));
         tokio::task::spawn_blocking(attempt).await.expect("thread")
@@ -399,11 +423,10 @@ async fn drains_honour_budgets() {
     let world = World::new("drain").await;
     world.pod("a", "node-1", json!({})).await;
     world.ready("a").await;
-    let budgets: Api<k8s_openapi::api::policy::v1::PodDisruptionBudget> =
-        Api::default_namespaced(world.sandbox.client());
+    let budgets: Api<k8s_openapi::api::policy::v1::PodDisruptionBudget> = Api::default_namespaced(world.client());
     let budget = json!({ "metadata": { "name": "web" }, "spec": { "minAvailable": 1, "selector": { "matchLabels": { "app": "web" } } } });
     budgets.create(&PostParams::default(), &from(budget)).await.expect("budget");
-    let client = world.sandbox.client();
+    let client = world.client();
     let deadline = Instant::now() + LIMIT;
     while budgets.get("web").await.expect("budget").status.is_none_or(|s| s.current_healthy != Some(1)) {
         assert!(Instant::now() < deadline, "the budget has no status");
