@@ -4,35 +4,79 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use protocol::{Outcome, Refusal, paths};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use topology::action::{Action, Source};
 use topology::member::{Phase, Volume};
-use topology::{Command, DataId};
+use topology::{Command, DataId, Stamp};
 
-use crate::{Shared, bootstrap, receive, state, volume};
+use crate::server::StartAs;
+use crate::{Shared, bootstrap, fence, opening, receive, state, tail, volume};
 
 /// Copies that hold prepared transactions are made again so often in all.
 const MOST_COPIES: u32 = 4;
 
-/// The action under way.
+/// The action under way, and what stops it.
 #[derive(Default)]
-pub(crate) struct Doing(Mutex<Option<&'static str>>);
+pub(crate) struct Doing {
+    now: Mutex<Option<(&'static str, CancellationToken)>>,
+    free: Notify,
+}
 
 /// Holds the place of the one action under way.
-pub(crate) struct Turn(Arc<Shared>);
+pub(crate) struct Turn {
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+}
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        *self.0.doing.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+        *self.shared.doing.lock() = None;
+        self.shared.doing.free.notify_waiters();
     }
 }
 
 pub(crate) fn take_turn(shared: &Arc<Shared>, name: &'static str) -> Result<Turn, Refusal> {
-    let mut doing = shared.doing.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(doing) = *doing {
-        return Err(Refusal::Busy { doing: doing.into() });
+    let mut doing = shared.doing.lock();
+    if let Some((doing, _)) = &*doing {
+        return Err(Refusal::Busy { doing: (*doing).into() });
     }
-    *doing = Some(name);
-    Ok(Turn(Arc::clone(shared)))
+    let stop = CancellationToken::new();
+    *doing = Some((name, stop.clone()));
+    Ok(Turn { shared: Arc::clone(shared), stop })
+}
+
+/// What cannot wait for anything else.
+fn cuts_in(action: &Action) -> bool {
+    matches!(action, Action::Fence | Action::SetReadOnly { kill: true, .. })
+}
+
+impl Doing {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(&'static str, CancellationToken)>> {
+        self.now.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Ends what is under way, where that can be ended (copies and starts go on: no server is there to be fenced), and takes
+    /// the turn.
+    async fn cut_in(&self, shared: &Arc<Shared>, name: &'static str) -> Result<Turn, Refusal> {
+        const LIMIT: Duration = Duration::from_secs(1);
+        let until = tokio::time::Instant::now() + LIMIT;
+        loop {
+            let free = self.free.notified();
+            if let Some((doing, stop)) = &*self.lock() {
+                tracing::info!(doing, name, "interrupted");
+                stop.cancel();
+            }
+            match take_turn(shared, name) {
+                Ok(turn) => return Ok(turn),
+                Err(busy) => {
+                    if tokio::time::timeout_at(until, free).await.is_err() {
+                        return Err(busy);
+                    }
+                }
+            }
+        }
+    }
 }
 
 fn name(action: &Action) -> &'static str {
@@ -62,7 +106,12 @@ fn name(action: &Action) -> &'static str {
 /// Carries a command out, or starts to.
 pub(crate) async fn command(shared: &Arc<Shared>, command: Command) -> Result<Outcome, Refusal> {
     let Command { stamp, action } = command;
-    let turn = take_turn(shared, name(&action))?;
+    shared.hurry();
+    let turn = if cuts_in(&action) {
+        shared.doing.cut_in(shared, name(&action)).await?
+    } else {
+        take_turn(shared, name(&action))?
+    };
     match shared.stamps.accept(stamp) {
         Ok(Ok(())) => {}
         Ok(Err(highest)) => return Err(Refusal::Stale { highest }),
@@ -70,33 +119,38 @@ pub(crate) async fn command(shared: &Arc<Shared>, command: Command) -> Result<Ou
     }
     shared.state.update(|state| state.accepted = shared.stamps.highest());
     tracing::info!(action = name(&action), epoch = stamp.epoch, revision = stamp.revision, "told");
-    let result = act(shared, turn, action).await;
+    let stopped = turn.stop.clone();
+    let act = act(shared, turn, stamp, action);
+    let result = tokio::select! {
+        result = act => result,
+        () = stopped.cancelled() => Err(failed("Interrupted", "something more urgent came in between")),
+    };
     if let Err(refusal) = &result {
         tracing::warn!(%refusal, "not done");
     }
     result
 }
 
-fn failed(reason: &str, message: impl Into<String>) -> Refusal {
+pub(crate) fn failed(reason: &str, message: impl Into<String>) -> Refusal {
     Refusal::Failed { reason: reason.into(), message: message.into() }
 }
 
-fn not_possible(why: impl Into<String>) -> Refusal {
+pub(crate) fn not_possible(why: impl Into<String>) -> Refusal {
     Refusal::NotPossible { why: why.into() }
 }
 
-fn statement(error: &sql::SqlError) -> Refusal {
+pub(crate) fn statement(error: &sql::SqlError) -> Refusal {
     failed(error.reason(), error.to_string())
 }
 
-async fn act(shared: &Arc<Shared>, turn: Turn, action: Action) -> Result<Outcome, Refusal> {
+async fn act(shared: &Arc<Shared>, turn: Turn, stamp: Stamp, action: Action) -> Result<Outcome, Refusal> {
     match action {
         Action::Initialise { data_id } => initialise(shared, turn, data_id),
         Action::Clone { donor, data_id, replaces } => clone(shared, turn, donor, data_id, replaces),
-        Action::StartServer { as_replica: false } => start(shared, turn),
+        Action::StartServer { as_replica } => start(shared, turn, as_replica),
         Action::RestartServer => {
             if !shared.server.is_running() {
-                return start(shared, turn);
+                return start(shared, turn, false);
             }
             long(shared, turn, |shared| async move {
                 shared.server.stop(&shared).await;
@@ -104,27 +158,20 @@ async fn act(shared: &Arc<Shared>, turn: Turn, action: Action) -> Result<Outcome
             });
             Ok(Outcome::Started)
         }
-        Action::OpenForWrites { opening: _ } => {
-            let mut session = session(shared).await?;
-            if let Some(password) = shared.places.root_password().filter(|_| !shared.config.root_empty_password) {
-                open_with_password(&mut session, &password).await.map_err(|e| statement(&e))?;
-            } else {
-                session.open_for_writes().await.map_err(|e| statement(&e))?;
-            }
-            seen(shared, &mut session).await;
-            Ok(Outcome::Done)
-        }
-        Action::SetReadOnly { .. } => {
-            let mut session = session(shared).await?;
-            session.set_read_only().await.map_err(|e| statement(&e))?;
-            seen(shared, &mut session).await;
-            Ok(Outcome::Done)
-        }
+        Action::OpenForWrites { opening } => opening::open(shared, stamp, &opening).await,
+        Action::SetReadOnly { grace_ms, kill } => opening::close(shared, grace_ms, kill).await,
+        Action::Lock { accounts } => opening::lock(shared, stamp, &accounts).await,
+        Action::Unlock { accounts } => opening::unlock(shared, &accounts).await,
+        Action::SetWaiting { on } => opening::set_waiting(shared, on).await,
+        Action::CommitMarker => opening::commit_marker(shared, stamp).await,
+        Action::Fence => fence::fence(shared, stamp).await,
+        Action::AwaitPosition { position, limit_ms } => fence::await_position(shared, &position, limit_ms).await,
         Action::EnsureReplicationAccounts { users, login_only } => accounts(shared, &users, &login_only).await,
-        Action::Follow { source, demote: false } => follow(shared, &source).await,
+        Action::Follow { source, demote } => follow(shared, &source, demote).await,
         Action::StartReplication => {
             let mut session = session(shared).await?;
             session.start_replication().await.map_err(|e| statement(&e))?;
+            shared.state.update(|state| state.fence = None);
             seen(shared, &mut session).await;
             Ok(Outcome::Done)
         }
@@ -134,16 +181,9 @@ async fn act(shared: &Arc<Shared>, turn: Turn, action: Action) -> Result<Outcome
             seen(shared, &mut session).await;
             Ok(Outcome::Done)
         }
-        action @ (Action::StartServer { as_replica: true }
-        | Action::Follow { demote: true, .. }
-        | Action::Lock { .. }
-        | Action::Unlock { .. }
-        | Action::CommitMarker
-        | Action::SetWaiting { .. }
-        | Action::Fence
-        | Action::AwaitPosition { .. }
-        | Action::ReplayRelayLog
-        | Action::SaveErrant { .. }) => Err(not_possible(format!("this agent does not know {}", name(&action)))),
+        action @ (Action::ReplayRelayLog | Action::SaveErrant { .. }) => {
+            Err(not_possible(format!("this agent does not know {}", name(&action))))
+        }
         Action::SetVariables { variables } => {
             let mut session = session(shared).await?;
             for (name, value) in &variables {
@@ -154,13 +194,7 @@ async fn act(shared: &Arc<Shared>, turn: Turn, action: Action) -> Result<Outcome
     }
 }
 
-/// A change of the secret's password reaches root's accounts before clients do.
-async fn open_with_password(session: &mut sql::Session, password: &str) -> Result<(), sql::SqlError> {
-    session.open_for_writes().await?;
-    session.ensure_password("root", password).await
-}
-
-async fn session(shared: &Shared) -> Result<sql::Session, Refusal> {
+pub(crate) async fn session(shared: &Shared) -> Result<sql::Session, Refusal> {
     if !shared.server.is_running() {
         return Err(not_possible("the server is not running"));
     }
@@ -168,8 +202,8 @@ async fn session(shared: &Shared) -> Result<sql::Session, Refusal> {
 }
 
 /// The controller sees the effect of an action in the state at once, not at the next poll.
-async fn seen(shared: &Shared, session: &mut sql::Session) {
-    if let Ok(server) = session.state().await {
+pub(crate) async fn seen(shared: &Shared, session: &mut sql::Session) {
+    if let Ok(server) = state::ask(shared, session).await {
         shared.state.update(|state| state.server = Some(server));
     }
 }
@@ -190,7 +224,7 @@ where
     });
 }
 
-fn start(shared: &Arc<Shared>, turn: Turn) -> Result<Outcome, Refusal> {
+fn start(shared: &Arc<Shared>, turn: Turn, as_replica: bool) -> Result<Outcome, Refusal> {
     if shared.server.is_running() {
         return Ok(Outcome::Done);
     }
@@ -200,13 +234,18 @@ fn start(shared: &Arc<Shared>, turn: Turn) -> Result<Outcome, Refusal> {
         Volume::Foreign { found } => return Err(not_possible(format!("the volume holds {found}"))),
     }
     shared.state.update(|state| state.phase = Phase::Starting);
-    long(shared, turn, |shared| async move { receive::start(&shared).await });
+    long(shared, turn, move |shared| async move {
+        if as_replica {
+            tail::keep(&shared).await?;
+        }
+        receive::start_as(&shared, if as_replica { StartAs::Replica } else { StartAs::ItIs }).await
+    });
     Ok(Outcome::Started)
 }
 
 fn initialise(shared: &Arc<Shared>, turn: Turn, data_id: DataId) -> Result<Outcome, Refusal> {
     match shared.state.now().volume {
-        Volume::Data { data_id: there } if there == data_id => return start(shared, turn),
+        Volume::Data { data_id: there } if there == data_id => return start(shared, turn, false),
         Volume::Empty => {}
         Volume::Data { data_id } => return Err(not_possible(format!("the volume holds data already ({data_id})"))),
         Volume::Foreign { found } => return Err(not_possible(format!("the volume holds {found}"))),
@@ -228,7 +267,7 @@ fn clone(
     replaces: Option<DataId>,
 ) -> Result<Outcome, Refusal> {
     match (shared.state.now().volume, replaces) {
-        (Volume::Data { data_id: there }, _) if there == data_id => return start(shared, turn),
+        (Volume::Data { data_id: there }, _) if there == data_id => return start(shared, turn, false),
         (Volume::Empty, _) => {}
         (Volume::Data { data_id: there }, Some(old)) if there == old => {}
         (Volume::Data { data_id: there }, _) => {
@@ -287,21 +326,46 @@ async fn accounts(shared: &Arc<Shared>, users: &[String], login_only: &str) -> R
     let mut session = session(shared).await?;
     let all = users.iter().map(|user| (user.as_str(), true)).chain([(login_only, false)]);
     for (user, replicates) in all {
-        let account = sql::Account { user, password: &password, replicates, tls: replicates && shared.config.tls };
+        let account = sql::Account {
+            user,
+            password: &password,
+            replicates,
+            tls: replicates && shared.config.tls,
+            // Members that are no candidates are let in by whoever decides.
+            locked: replicates && shared.config.commits.promised,
+        };
         session.ensure_account(&account).await.map_err(|e| statement(&e))?;
     }
+    session.ensure_marker_table().await.map_err(|e| statement(&e))?;
+    opening::look_at_locks(shared, &mut session, None).await.map_err(|e| statement(&e))?;
     remember(&shared.told.accounts, Some((users.to_vec(), login_only.to_owned())));
     Ok(Outcome::Done)
 }
 
-async fn follow(shared: &Arc<Shared>, source: &Source) -> Result<Outcome, Refusal> {
+/// A former primary whose commits still wait for acknowledgements would wait for them as it applies. Sessions that wait are not
+/// let go (that would acknowledge what nobody has): the server goes, and its recovery drops what they wrote.
+async fn stop_waiting(shared: &Arc<Shared>, session: &mut sql::Session) -> Result<(), Refusal> {
+    let server = state::ask(shared, session).await.map_err(|e| statement(&e))?;
+    if server.replication.is_some() || !server.semi_sync.waits {
+        return Ok(());
+    }
+    if server.semi_sync.waiting > 0 {
+        shared.server.kill(shared).await;
+        return Err(failed("SessionsWait", "sessions waited for an acknowledgement: the server was killed"));
+    }
+    session.set_waiting(false).await.map_err(|e| statement(&e))
+}
+
+async fn follow(shared: &Arc<Shared>, source: &Source, demote: bool) -> Result<Outcome, Refusal> {
     let password = replication_password(shared)?;
     let ca = shared.places.server_tls.join("ca.crt");
     let mut session = session(shared).await?;
+    stop_waiting(shared, &mut session).await?;
     let password_known = recall(&shared.told.source).is_some_and(|(_, known)| known == password);
     remember(&shared.told.source, None);
-    let follow = sql::Follow { source, password: &password, password_known, ca: &ca };
+    let follow = sql::Follow { source, password: &password, demote, password_known, ca: &ca };
     session.follow(&follow).await.map_err(|e| statement(&e))?;
+    shared.state.update(|state| state.fence = None);
     remember(&shared.told.source, Some((source.clone(), password)));
     // The threads connect within a moment: wait for that, so that the next look sees them so.
     for _ in 0..10 {
@@ -336,7 +400,9 @@ pub(crate) async fn follow_passwords(shared: Arc<Shared>) {
         let result = match &server.replication {
             None if !server.read_only => passwords_of_primary(&shared).await,
             _ => match recall(&shared.told.source) {
-                Some((source, known)) if now.2.as_ref() != Some(&known) => follow(&shared, &source).await.map(drop),
+                Some((source, known)) if now.2.as_ref() != Some(&known) => {
+                    follow(&shared, &source, false).await.map(drop)
+                }
                 _ => Ok(()),
             },
         };

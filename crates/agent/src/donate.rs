@@ -61,11 +61,18 @@ pub(crate) fn donate(shared: &Arc<Shared>) -> Result<Frames, String> {
         .stderr(Stdio::piped());
     let (sender, frames) = mpsc::channel(WAITING);
     let data = shared.places.data();
+    let stop = shared.donations.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
     tokio::spawn(async move {
         let _place = place;
         let estimated_bytes = tokio::task::spawn_blocking(move || data_size(&data)).await.unwrap_or_default();
         let start = Start { estimated_bytes, version: server.version, from_primary: server.replication.is_none() };
-        copy(command, start, sender).await;
+        let failed = sender.clone();
+        if stop.run_until_cancelled(copy(command, start, sender)).await.is_none() {
+            let end = End::Failed { message: "ended: this member is needed for a change of primary".into() };
+            if let Ok(json) = serde_json::to_vec(&end) {
+                let _ = failed.send(Ok(frame(END, &json))).await;
+            }
+        }
     });
     Ok(frames)
 }

@@ -7,8 +7,10 @@ mod actions;
 mod bootstrap;
 mod config;
 mod donate;
+mod fence;
 mod http;
 mod login;
+mod opening;
 mod places;
 mod probes;
 mod processes;
@@ -17,6 +19,7 @@ mod record;
 mod server;
 mod stamps;
 mod state;
+mod tail;
 mod volume;
 
 use std::process::ExitCode;
@@ -89,6 +92,26 @@ pub(crate) struct Shared {
     pub(crate) stamps: stamps::Stamps,
     pub(crate) doing: actions::Doing,
     pub(crate) told: actions::Told,
+    pub(crate) reception: std::sync::Mutex<sql::Reception>,
+    /// The marker that waits.
+    pub(crate) marker: opening::Waiting,
+    /// Ends the copies that are being given.
+    pub(crate) donations: std::sync::Mutex<tokio_util::sync::CancellationToken>,
+    /// Something is under way: the server is asked more often until then.
+    hurry: std::sync::Mutex<Option<std::time::Instant>>,
+}
+
+impl Shared {
+    /// The server is asked more often for a moment.
+    pub(crate) fn hurry(&self) {
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(2);
+        *self.hurry.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(until);
+    }
+
+    pub(crate) fn in_a_hurry(&self) -> bool {
+        let until = *self.hurry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        until.is_some_and(|until| std::time::Instant::now() < until)
+    }
 }
 
 /// Runs as process 1.
@@ -133,6 +156,10 @@ pub async fn run(me: Me, places: Places) -> Result<(), StartError> {
         server: server::Server::default(),
         doing: actions::Doing::default(),
         told: actions::Told::default(),
+        reception: std::sync::Mutex::default(),
+        marker: opening::Waiting::default(),
+        donations: std::sync::Mutex::default(),
+        hurry: std::sync::Mutex::default(),
         stamps,
         me,
         places,

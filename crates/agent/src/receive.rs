@@ -15,6 +15,7 @@ use topology::{DataId, GtidPosition};
 
 use crate::bootstrap::last_lines;
 use crate::config::{program, wait_with_stderr};
+use crate::server::StartAs;
 use crate::{Shared, config, processes, state, volume};
 
 /// A donor that says nothing for so long is given up: `BACKUP STAGE BLOCK_COMMIT` can wait behind a statement, for a while.
@@ -207,9 +208,14 @@ pub(crate) async fn start_copy(shared: &Arc<Shared>) -> Result<bool, Phase> {
     Ok(false)
 }
 
-/// Starts the server; one that was copied gets its position before anybody can tell it to replicate.
+/// Starts the server as it is.
 pub(crate) async fn start(shared: &Arc<Shared>) -> Result<(), Phase> {
-    shared.server.start(shared).await?;
+    start_as(shared, StartAs::ItIs).await
+}
+
+/// Starts the server; one that was copied gets its position before anybody can tell it to replicate.
+pub(crate) async fn start_as(shared: &Arc<Shared>, how: StartAs) -> Result<(), Phase> {
+    shared.server.start_as(shared, how).await?;
     let file = shared.places.data().join(POSITION);
     let Ok(text) = std::fs::read_to_string(&file) else { return Ok(()) };
     let position: GtidPosition =
@@ -222,7 +228,7 @@ pub(crate) async fn start(shared: &Arc<Shared>) -> Result<(), Phase> {
     let set = async {
         let mut session = sql::Session::open(&state::target(shared)).await?;
         session.set_slave_position(&position).await?;
-        session.state().await
+        state::ask(shared, &mut session).await
     };
     let server = set.await.map_err(|e| failed("CloneFailed", format!("the copy's position: {e}")))?;
     std::fs::remove_file(&file).map_err(|e| failed("CloneFailed", format!("the position: {e}")))?;

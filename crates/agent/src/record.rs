@@ -77,10 +77,11 @@ async fn resume(shared: &Arc<Shared>) -> Result<(), String> {
         return Err(format!("{phase:?}"));
     }
     let mut session = sql::Session::open(&crate::state::target(shared)).await.map_err(|e| e.to_string())?;
-    session.open_for_writes().await.map_err(|e| e.to_string())?;
-    if let Ok(server) = session.state().await {
-        shared.state.update(|state| state.server = Some(server));
-    }
+    // Locks are as the server had them. Nobody to wait for: only where that is recorded.
+    let alone = record.solo && record.ackers.is_empty() && !shared.config.commits.strict;
+    let wait = shared.config.commits.promised && !alone;
+    session.open_for_writes(wait).await.map_err(|e| e.to_string())?;
+    actions::seen(shared, &mut session).await;
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
-use topology::member::Phase;
+use topology::member::{Phase, Trouble};
 
 use crate::{Shared, config, login, processes};
 
@@ -32,6 +32,15 @@ impl Default for Server {
     }
 }
 
+/// How the server starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StartAs {
+    /// Crash recovery keeps what its binary log holds.
+    ItIs,
+    /// Crash recovery drops what nobody acknowledged.
+    Replica,
+}
+
 impl Server {
     pub(crate) fn is_running(&self) -> bool {
         self.running.borrow().is_some()
@@ -40,6 +49,10 @@ impl Server {
     /// Starts the server on the data that is there, after its options were checked. It is up when the poll of the state
     /// reaches it.
     pub(crate) async fn start(&self, shared: &Arc<Shared>) -> Result<(), Phase> {
+        self.start_as(shared, StartAs::ItIs).await
+    }
+
+    pub(crate) async fn start_as(&self, shared: &Arc<Shared>, how: StartAs) -> Result<(), Phase> {
         if self.is_running() {
             return Ok(());
         }
@@ -53,6 +66,9 @@ impl Server {
         let mut command = config::program(&shared.places, "mariadbd");
         command.arg(format!("--defaults-file={}", shared.places.my_cnf().display()));
         command.arg(format!("--init-file={}", login::init_file(&shared.places).display()));
+        if how == StartAs::Replica {
+            command.arg("--init-rpl-role=SLAVE");
+        }
         // Its end is decided by us alone, not by an agent that ends.
         command.kill_on_drop(false).stderr(Stdio::piped());
         let mut child = processes::spawn(&mut command).map_err(|e| failed(format!("mariadbd: {e}")))?;
@@ -62,6 +78,8 @@ impl Server {
         shared.state.update(|state| {
             state.phase = Phase::Starting;
             state.config_hash = Some(hash);
+            state.marker = None;
+            state.locks.stamp = topology::Stamp::default();
         });
         tracing::info!(pid, "mariadbd started");
         let shared = Arc::clone(shared);
@@ -101,6 +119,17 @@ impl Server {
                 Phase::Waiting
             };
         });
+    }
+
+    /// Kills the server. `false`: its process does not go (a hung disk).
+    pub(crate) async fn kill(&self, shared: &Shared) -> bool {
+        const LIMIT: Duration = Duration::from_secs(2);
+        let mut running = self.running.subscribe();
+        let Some(pid) = *running.borrow_and_update() else { return true };
+        processes::kill(pid, Signal::SIGKILL);
+        let gone = tokio::time::timeout(LIMIT, running.wait_for(Option::is_none)).await.is_ok();
+        shared.state.update(|state| state.trouble = (!gone).then_some(Trouble::NotGone));
+        gone
     }
 
     /// Stops the server cleanly; by force when it takes too long.

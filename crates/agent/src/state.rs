@@ -11,6 +11,8 @@ use crate::{Me, Shared, login, volume};
 
 /// How often the server is asked.
 const EVERY: Duration = Duration::from_millis(200);
+/// How often while a change is under way.
+const CHANGING_EVERY: Duration = Duration::from_millis(20);
 /// How often a server that does not answer yet is tried.
 const STARTING_EVERY: Duration = Duration::from_millis(50);
 /// A server that does not answer is told of so often.
@@ -59,6 +61,31 @@ pub(crate) fn target(shared: &Shared) -> sql::Target {
     sql::Target::Socket { path: shared.places.socket(), user: login::USER.into(), password: login::secret() }
 }
 
+/// The server's facts, and whether something still comes from its source.
+pub(crate) async fn ask(
+    shared: &Shared,
+    session: &mut sql::Session,
+) -> Result<topology::member::ServerState, sql::SqlError> {
+    let mut reception = std::mem::take(&mut *lock(&shared.reception));
+    let answer = session.state(&mut reception).await;
+    *lock(&shared.reception) = reception;
+    answer
+}
+
+fn lock<T>(place: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    place.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// A change is under way: what it waits for shows at once.
+fn changing(shared: &Shared) -> bool {
+    let state = shared.state.now();
+    shared.in_a_hurry()
+        || state.marker.is_some_and(|marker| marker.gtid.is_none())
+        || state
+            .fence
+            .is_some_and(|fence| state.server.is_some_and(|server| !server.gtid_slave_pos.covers(&fence.received)))
+}
+
 /// Asks the server, for ever.
 pub(crate) async fn poll(shared: Arc<Shared>) {
     let mut session: Option<sql::Session> = None;
@@ -71,10 +98,13 @@ pub(crate) async fn poll(shared: Arc<Shared>) {
             continue;
         }
         let answer = match &mut session {
-            Some(session) => session.state().await,
+            Some(session) => ask(&shared, session).await,
             None => match sql::Session::open(&target(&shared)).await {
                 Ok(mut opened) => {
-                    let answer = opened.state().await;
+                    let answer = ask(&shared, &mut opened).await;
+                    if let Err(error) = crate::opening::look_at_locks(&shared, &mut opened, None).await {
+                        tracing::warn!(%error, "locks are not known");
+                    }
                     session = Some(opened);
                     answer
                 }
@@ -90,7 +120,7 @@ pub(crate) async fn poll(shared: Arc<Shared>) {
                         state.phase = Phase::Running;
                     }
                 });
-                tokio::time::sleep(EVERY).await;
+                tokio::time::sleep(if changing(&shared) { CHANGING_EVERY } else { EVERY }).await;
             }
             Err(error) => {
                 session = None;

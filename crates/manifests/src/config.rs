@@ -6,10 +6,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use api::resolved::Role;
-use api::spec::ParallelMode;
+use api::spec::{Durability, ParallelMode};
 use api::{mycnf, names, quantity};
 use k8s_openapi::api::core::v1::{ConfigMap, Probe};
-use protocol::config::{ExecProbe, UserProbes};
+use protocol::config::{Commits, ExecProbe, UserProbes};
 use protocol::{AgentConfig, paths};
 
 use crate::{Input, hash, metadata};
@@ -59,10 +59,25 @@ fn agent(input: &Input<'_>) -> AgentConfig {
         time_zone_tables: true,
         tls: object.tls,
         max_lag_seconds: object.replication.as_ref().map_or(30, |replication| replication.replica.max_lag),
+        commits: commits(input),
+        failover_timeout_ms: input
+            .root
+            .replication
+            .as_ref()
+            .map_or(0, |replication| u64::try_from(replication.failover_timeout.as_millis()).unwrap_or(u64::MAX)),
         probes: UserProbes {
             liveness: exec(object.probes.liveness.as_ref()),
             readiness: exec(object.probes.readiness.as_ref()),
         },
+    }
+}
+
+/// The root says so for the whole topology.
+fn commits(input: &Input<'_>) -> Commits {
+    match input.root.replication.as_ref().map(|replication| replication.durability) {
+        Some(Durability::Strict) => Commits { promised: true, strict: true },
+        Some(Durability::Safe) => Commits { promised: true, strict: false },
+        Some(Durability::Available) | None => Commits::default(),
     }
 }
 
@@ -155,7 +170,7 @@ fn spec(input: &Input<'_>) -> String {
 /// What replication stands on; `resolve` tells users whose `my.cnf` says otherwise.
 fn enforced(input: &Input<'_>) -> String {
     let strict = input.object.replication.as_ref().is_none_or(|replication| replication.gtid_strict);
-    format!(
+    let mut text = format!(
         "# What must hold.\n\
          [mariadbd]\n\
          binlog-format=ROW\n\
@@ -165,5 +180,28 @@ fn enforced(input: &Input<'_>) -> String {
          skip-slave-start=ON\n\
          event-scheduler=OFF\n",
         if strict { "ON" } else { "OFF" }
-    )
+    );
+    if commits(input).promised {
+        // Waits are switched on by whoever opens a primary. A timeout of 31 years: the server never gives up by itself (the
+        // greatest value that MariaDB accepts overflows its own arithmetic).
+        text.push_str(
+            "sync-binlog=1\n\
+             sync-relay-log=1\n\
+             rpl-semi-sync-master-enabled=OFF\n\
+             rpl-semi-sync-master-wait-point=AFTER_SYNC\n\
+             rpl-semi-sync-master-wait-no-slave=ON\n\
+             rpl-semi-sync-master-timeout=1000000000000\n\
+             rpl-semi-sync-slave-kill-conn-timeout=1\n",
+        );
+        let _ = writeln!(text, "rpl-semi-sync-slave-enabled={}", if acknowledges(input) { "ON" } else { "OFF" });
+    }
+    text
+}
+
+/// Members that may acknowledge: candidates.
+fn acknowledges(input: &Input<'_>) -> bool {
+    let Some(replication) = &input.object.replication else { return false };
+    let replica = &replication.replica;
+    let regional = matches!(replication.role, Role::ReplicaOf { through: Some(_), .. });
+    replica.candidate.unwrap_or(!regional && replica.delay.is_zero() && replica.semi_sync)
 }

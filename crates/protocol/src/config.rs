@@ -33,8 +33,24 @@ pub struct AgentConfig {
     pub tls: bool,
     /// Beyond this lag, in seconds, a replica is not ready.
     pub max_lag_seconds: u32,
+    /// What commits wait for.
+    #[serde(default)]
+    pub commits: Commits,
+    /// How long a primary that cannot write is left alone, milliseconds.
+    #[serde(default)]
+    pub failover_timeout_ms: u64,
     /// Users' own exec probes, run by the agent.
     pub probes: UserProbes,
+}
+
+/// What commits wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Commits {
+    /// `Strict` or `Safe`: acknowledgements decide over failovers.
+    pub promised: bool,
+    /// `Strict`: an acknowledgement, always.
+    pub strict: bool,
 }
 
 /// Exec probes that users gave; each replaces the agent's own answer, within the limits of the member's role.

@@ -1,10 +1,14 @@
 //! MariaDB over a connection: typed statements, rows to `topology` types. Every statement has a time limit here, because
 //! frozen servers, full disks and black holes never answer.
 
+mod locks;
+mod markers;
+mod reception;
 mod rows;
 mod session;
 mod statements;
 
+pub use reception::Reception;
 pub use session::{Session, SqlError, Target};
 pub use statements::{Account, Follow};
 

@@ -42,7 +42,12 @@ impl Named<'_> {
 
 /// The query that [`server`] reads.
 pub(crate) const SERVER: &str = "SELECT @@version AS version, @@read_only AS read_only, @@gtid_binlog_pos AS binlog_pos, \
-     @@gtid_slave_pos AS slave_pos, @@gtid_binlog_state AS binlog_state";
+     @@gtid_slave_pos AS slave_pos, @@gtid_binlog_state AS binlog_state, @@rpl_semi_sync_master_enabled AS waits, \
+     @@rpl_semi_sync_slave_enabled AS acknowledges";
+
+/// What a server that others follow knows of them. Not asked of a replica: the query hangs there while `STOP SLAVE` does.
+pub(crate) const SEMI_SYNC: &str = "SELECT VARIABLE_NAME AS name, VARIABLE_VALUE AS value FROM information_schema.GLOBAL_STATUS \
+     WHERE VARIABLE_NAME IN ('RPL_SEMI_SYNC_MASTER_CLIENTS', 'RPL_SEMI_SYNC_MASTER_WAIT_SESSIONS')";
 
 pub(crate) fn server(row: &Row, replication: Option<ReplicationState>) -> Result<ServerState, SqlError> {
     let row = Named { what: "state", row };
@@ -53,8 +58,41 @@ pub(crate) fn server(row: &Row, replication: Option<ReplicationState>) -> Result
         gtid_slave_pos: row.parsed("slave_pos")?,
         gtid_binlog_state: row.parsed("binlog_state")?,
         replication,
-        semi_sync: SemiSync::default(),
+        semi_sync: SemiSync {
+            waits: row.some("waits")? != "0",
+            acknowledges: row.some("acknowledges")? != "0",
+            clients: 0,
+            waiting: 0,
+        },
     })
+}
+
+/// Of [`SEMI_SYNC`].
+pub(crate) fn semi_sync(rows: &[Row], known: &mut SemiSync) -> Result<(), SqlError> {
+    for row in rows {
+        let row = Named { what: "semi-sync status", row };
+        let value = row.parsed("value")?;
+        match row.some("name")?.to_ascii_uppercase().as_str() {
+            "RPL_SEMI_SYNC_MASTER_CLIENTS" => known.clients = value,
+            "RPL_SEMI_SYNC_MASTER_WAIT_SESSIONS" => known.waiting = value,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Changes whenever something comes from the source: heartbeats do not count while data flows, and data does not move the
+/// heartbeats. With the heartbeat period, seconds.
+pub(crate) fn reception(row: &Row) -> Result<(String, f64), SqlError> {
+    let row = Named { what: "SHOW ALL SLAVES STATUS", row };
+    let signs =
+        ["Slave_received_heartbeats", "Master_Log_File", "Read_Master_Log_Pos", "Gtid_IO_Pos", "Slave_IO_Running"];
+    let mut text = String::new();
+    for sign in signs {
+        text.push_str(&row.some(sign)?);
+        text.push('/');
+    }
+    Ok((text, row.parsed("Slave_heartbeat_period")?))
 }
 
 pub(crate) fn replication(row: &Row) -> Result<ReplicationState, SqlError> {
@@ -77,7 +115,7 @@ pub(crate) fn replication(row: &Row) -> Result<ReplicationState, SqlError> {
         io: thread("Slave_IO_Running")?,
         sql: thread("Slave_SQL_Running")?,
         gtid_io_pos: row.parsed("Gtid_IO_Pos")?,
-        receives: row.some("Slave_IO_Running")? == "Yes",
+        receives: false,
         io_error: error("Last_IO_Errno", "Last_IO_Error")?,
         sql_error: error("Last_SQL_Errno", "Last_SQL_Error")?,
         seconds_behind: row.text("Seconds_Behind_Master")?.and_then(|text| text.parse().ok()),

@@ -126,6 +126,42 @@ impl Session {
         }
     }
 
+    /// The server's number of this connection.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Runs a statement; when it takes longer than `limit` it is left alone and goes on (`None`): one that hangs where it
+    /// cannot be ended. The session is of no use then.
+    pub async fn try_run(&mut self, what: &'static str, limit: Duration, sql: &str) -> Option<Result<(), SqlError>> {
+        let Some(mut conn) = self.conn.take() else {
+            return Some(Err(SqlError::Broken { what, message: "the session is over".into() }));
+        };
+        let sql = sql.to_owned();
+        let (done, result) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            let result = conn.query_drop(sql).await;
+            let _ = done.send((conn, result));
+        });
+        match tokio::time::timeout(limit, result).await {
+            Ok(Ok((conn, result))) => {
+                self.conn = Some(conn);
+                Some(match result {
+                    Ok(()) => Ok(()),
+                    Err(mysql_async::Error::Server(error)) => {
+                        Err(SqlError::Refused { what, errno: u32::from(error.code), message: error.message })
+                    }
+                    Err(error) => {
+                        self.conn = None;
+                        Err(SqlError::Broken { what, message: error.to_string() })
+                    }
+                })
+            }
+            Ok(Err(_)) => Some(Err(SqlError::Broken { what, message: "given up".into() })),
+            Err(_) => None,
+        }
+    }
+
     /// The statement that does not answer is ended by the server before the failure is reported: it must not take
     /// effect later.
     async fn abandon(&mut self) {

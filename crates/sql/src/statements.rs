@@ -1,16 +1,21 @@
 //! What the operator says to a server.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use topology::GtidPosition;
 use topology::action::Source;
-use topology::member::{ReplicationState, ServerState};
+use topology::member::{ReplicationState, ServerState, ThreadState};
 
+use crate::Reception;
 use crate::rows::{self, Named};
 use crate::session::{Session, SqlError};
 use crate::{identifier, quote};
 
+/// The connection to be killed is gone already.
+const NO_SUCH_THREAD: u32 = 1094;
+/// `STOP SLAVE` of a member that is to open: its IO thread is stopped already, or caught in `connect()`.
+const FORGET_LIMIT: Duration = Duration::from_millis(500);
 /// Statements that only read.
 const READ_LIMIT: Duration = Duration::from_secs(5);
 /// Statements that change something small.
@@ -25,6 +30,8 @@ pub struct Follow<'a> {
     pub source: &'a Source,
     /// Password of the account.
     pub password: &'a str,
+    /// It was primary.
+    pub demote: bool,
     /// The connection is known to have this password (the server does not show it).
     pub password_known: bool,
     /// CA that the source's certificate must come from; with TLS only.
@@ -42,15 +49,32 @@ pub struct Account<'a> {
     pub replicates: bool,
     /// It must use TLS.
     pub tls: bool,
+    /// It is locked when it is made; one that exists stays as it is.
+    pub locked: bool,
 }
 
 impl Session {
     /// The server's facts.
-    pub async fn state(&mut self) -> Result<ServerState, SqlError> {
-        let replication = self.replication().await?;
+    pub async fn state(&mut self, reception: &mut Reception) -> Result<ServerState, SqlError> {
+        const SLAVES: &str = "SHOW ALL SLAVES STATUS";
+        let mut replication = None;
+        for row in &self.rows(SLAVES, READ_LIMIT, SLAVES).await? {
+            if (Named { what: SLAVES, row }).some("Connection_name")?.is_empty() {
+                let (signs, heartbeat) = rows::reception(row)?;
+                let mut known = rows::replication(row)?;
+                known.receives = reception.note(signs, heartbeat, Instant::now()) && known.io == ThreadState::Yes;
+                replication = Some(known);
+            }
+        }
+        let alone = replication.is_none();
         let rows = self.rows("state", READ_LIMIT, rows::SERVER).await?;
         let row = rows.first().ok_or(SqlError::Answer { what: "state", message: "no row".into() })?;
-        rows::server(row, replication)
+        let mut server = rows::server(row, replication)?;
+        if alone {
+            let status = self.rows("semi-sync status", READ_LIMIT, rows::SEMI_SYNC).await?;
+            rows::semi_sync(&status, &mut server.semi_sync)?;
+        }
+        Ok(server)
     }
 
     /// The default replication connection.
@@ -64,31 +88,102 @@ impl Session {
         Ok(None)
     }
 
-    /// Opens for writes. A replication connection that is still configured is stopped and forgotten first, the history
-    /// kept (never RESET MASTER: other replicas would lose rows in silence).
-    pub async fn open_for_writes(&mut self) -> Result<(), SqlError> {
-        if self.replication().await?.is_some() {
-            self.run("STOP SLAVE", REPLICATION_LIMIT, "STOP SLAVE").await?;
-            self.run("RESET SLAVE ALL", CHANGE_LIMIT, "RESET SLAVE ALL").await?;
+    /// Forgets a replication connection that is still configured, the history kept (never RESET MASTER: other replicas would
+    /// lose rows in silence). `false`: its STOP hangs (in `connect()`), and is to be tried again; nothing is received any
+    /// more all the same.
+    pub async fn forget_source(&mut self) -> Result<bool, SqlError> {
+        if self.replication().await?.is_none() {
+            return Ok(true);
         }
+        match self.try_run("STOP SLAVE", FORGET_LIMIT, "STOP SLAVE").await {
+            None => Ok(false),
+            Some(Err(error)) => Err(error),
+            Some(Ok(())) => self.run("RESET SLAVE ALL", CHANGE_LIMIT, "RESET SLAVE ALL").await.map(|()| true),
+        }
+    }
+
+    /// Commits wait for an acknowledgement, or not; then it opens for writes.
+    pub async fn open_for_writes(&mut self, wait: bool) -> Result<(), SqlError> {
+        self.set_waiting(wait).await?;
         self.run("read_only=OFF", CHANGE_LIMIT, "SET GLOBAL read_only=OFF").await?;
         self.run("event_scheduler=ON", CHANGE_LIMIT, "SET GLOBAL event_scheduler=ON").await
     }
 
-    /// Closes for writes and cuts the clients, so that they connect to the primary.
-    pub async fn set_read_only(&mut self) -> Result<(), SqlError> {
-        self.run("lock_wait_timeout", CHANGE_LIMIT, "SET SESSION lock_wait_timeout=3").await?;
-        self.run("read_only=ON", CHANGE_LIMIT, "SET GLOBAL read_only=ON").await?;
+    /// Commits wait for an acknowledgement, or not.
+    pub async fn set_waiting(&mut self, on: bool) -> Result<(), SqlError> {
+        let sql = format!("SET GLOBAL rpl_semi_sync_master_enabled={}", if on { "ON" } else { "OFF" });
+        self.run("rpl_semi_sync_master_enabled", CHANGE_LIMIT, &sql).await
+    }
+
+    /// `STOP SLAVE IO_THREAD`, with a stopped SQL thread started first while that keeps the relay log. `None`: it hangs.
+    pub async fn stop_receiving(&mut self, limit: Duration) -> Option<Result<(), SqlError>> {
+        let replication = match self.replication().await {
+            Ok(Some(replication)) => replication,
+            Ok(None) => return Some(Ok(())),
+            Err(error) => return Some(Err(error)),
+        };
+        if replication.io == ThreadState::No {
+            return Some(Ok(()));
+        }
+        if replication.sql == ThreadState::No
+            && let Err(error) = self.run("START SLAVE SQL_THREAD", CHANGE_LIMIT, "START SLAVE SQL_THREAD").await
+        {
+            return Some(Err(error));
+        }
+        self.try_run("STOP SLAVE IO_THREAD", limit, "STOP SLAVE IO_THREAD").await
+    }
+
+    /// Waits until all of this is applied; `false`: not in time.
+    pub async fn await_position(&mut self, position: &GtidPosition, limit: Duration) -> Result<bool, SqlError> {
+        let sql =
+            format!("SELECT MASTER_GTID_WAIT({}, {:.3}) AS result", quote(&position.to_string()), limit.as_secs_f64());
+        let rows = self.rows("MASTER_GTID_WAIT", limit + READ_LIMIT, &sql).await?;
+        let row = rows.first().ok_or(SqlError::Answer { what: "MASTER_GTID_WAIT", message: "no row".into() })?;
+        Ok(Named { what: "MASTER_GTID_WAIT", row }.some("result")? == "0")
+    }
+
+    /// Ends statements about replication that other sessions of ours still run.
+    pub async fn end_replication_statements(&mut self) -> Result<(), SqlError> {
+        const SQL: &str = "SELECT ID AS id FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID() AND USER = 'mysql' \
+             AND (INFO LIKE 'START SLAVE%' OR INFO LIKE 'CHANGE MASTER%' OR INFO LIKE 'SELECT MASTER_GTID_WAIT%')";
+        for row in self.rows("processlist", READ_LIMIT, SQL).await? {
+            let id: u64 = Named { what: "processlist", row: &row }.parsed("id")?;
+            match self.run("KILL", CHANGE_LIMIT, &format!("KILL {id}")).await {
+                Ok(()) => {}
+                Err(error) if error.errno() == Some(NO_SUCH_THREAD) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes for writes and cuts the clients, so that they connect to the primary. Clients in a transaction may finish it
+    /// for `grace`. Within `limit`, or it fails with nothing changed.
+    pub async fn set_read_only(&mut self, grace: Duration, limit: Duration) -> Result<(), SqlError> {
+        let until = Instant::now() + grace;
+        while Instant::now() < until && self.writers().await? > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let wait = limit.as_secs().max(1);
+        self.run("lock_wait_timeout", CHANGE_LIMIT, &format!("SET SESSION lock_wait_timeout={wait}")).await?;
+        self.run("read_only=ON", limit + Duration::from_secs(1), "SET GLOBAL read_only=ON").await?;
         self.run("event_scheduler=OFF", CHANGE_LIMIT, "SET GLOBAL event_scheduler=OFF").await?;
         for id in self.clients().await? {
             // One that is gone already is as good.
             match self.run("KILL", CHANGE_LIMIT, &format!("KILL {id}")).await {
                 Ok(()) => {}
-                Err(error) if error.errno() == Some(1094) => {}
+                Err(error) if error.errno() == Some(NO_SUCH_THREAD) => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    /// Transactions of clients that have written.
+    async fn writers(&mut self) -> Result<u64, SqlError> {
+        const SQL: &str = "SELECT COUNT(*) AS n FROM information_schema.INNODB_TRX WHERE trx_rows_modified > 0";
+        let rows = self.rows("writers", READ_LIMIT, SQL).await?;
+        rows.first().map_or(Ok(0), |row| Named { what: "writers", row }.parsed("n"))
     }
 
     /// Connections of clients: neither the server's own threads nor replicas nor ours over the socket.
@@ -120,10 +215,12 @@ impl Session {
         }
         let require = if account.tls { "REQUIRE SSL" } else { "REQUIRE NONE" };
         let password = quote(account.password);
+        // Nobody acknowledges before it is admitted.
+        let locked = if account.locked { "ACCOUNT LOCK" } else { "" };
         self.run(
             "CREATE USER",
             CHANGE_LIMIT,
-            &format!("CREATE USER IF NOT EXISTS {name} IDENTIFIED BY {password} {require}"),
+            &format!("CREATE USER IF NOT EXISTS {name} IDENTIFIED BY {password} {require} {locked}"),
         )
         .await?;
         self.run("ALTER USER", CHANGE_LIMIT, &format!("ALTER USER {name} IDENTIFIED BY {password} {require}")).await?;
@@ -201,8 +298,10 @@ impl Session {
         };
         let sql = format!(
             "CHANGE MASTER TO MASTER_HOST={host}, MASTER_PORT={port}, MASTER_USER={user}, MASTER_PASSWORD={password}, \
-             MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY={connect_retry}, MASTER_HEARTBEAT_PERIOD={heartbeat}, \
+             MASTER_USE_GTID=slave_pos,{demote} MASTER_CONNECT_RETRY={connect_retry}, MASTER_HEARTBEAT_PERIOD={heartbeat}, \
              MASTER_DELAY={delay}, {ssl}, MASTER_SSL_CAPATH='', MASTER_SSL_CERT='', MASTER_SSL_KEY='', MASTER_SSL_CIPHER=''",
+            // What it wrote as primary counts as applied.
+            demote = if follow.demote { " MASTER_DEMOTE_TO_SLAVE=1," } else { "" },
             host = quote(&endpoint.host),
             port = endpoint.port,
             user = quote(user),

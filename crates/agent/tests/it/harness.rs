@@ -58,6 +58,8 @@ pub(crate) struct Lab {
 #[derive(Clone, Default)]
 pub(crate) struct Settings {
     pub(crate) my_cnf: String,
+    /// Commits wait for acknowledgements.
+    pub(crate) promised: bool,
     /// The volume is no larger than so many MiB.
     pub(crate) volume_mib: Option<u32>,
     /// Scripts in `/docker-entrypoint-initdb.d`.
@@ -150,6 +152,8 @@ impl Lab {
             time_zone_tables: false,
             tls: true,
             max_lag_seconds: 30,
+            commits: protocol::config::Commits { promised: settings.promised, strict: false },
+            failover_timeout_ms: 5000,
             probes: protocol::config::UserProbes::default(),
         };
         let folder = inside(paths::CONFIG_DIR);
@@ -164,7 +168,15 @@ impl Lab {
             fs::write(member.join("volume-mib"), mib.to_string()).unwrap();
         }
         write(folder.join(paths::CNF_PARTS[1]), settings.my_cnf.as_bytes());
-        write(folder.join(paths::CNF_PARTS[3]), b"[mariadbd]\nbinlog-format=ROW\nlog-slave-updates=ON\n");
+        let mut enforced = "[mariadbd]\nbinlog-format=ROW\nlog-slave-updates=ON\n".to_owned();
+        if settings.promised {
+            enforced.push_str(
+                "sync-binlog=1\nsync-relay-log=1\nrpl-semi-sync-master-wait-point=AFTER_SYNC\n\
+                 rpl-semi-sync-master-timeout=1000000000000\nrpl-semi-sync-slave-kill-conn-timeout=1\n\
+                 rpl-semi-sync-slave-enabled=ON\n",
+            );
+        }
+        write(folder.join(paths::CNF_PARTS[3]), enforced.as_bytes());
         write(inside(paths::ROOT_SECRET_DIR).join(paths::ROOT_PASSWORD), b"root'pw\\");
         write(inside(paths::REPLICATION_SECRET_DIR).join(paths::REPLICATION_PASSWORD), b"repl-pw\n");
         let names = || vec![Self::host(n), "localhost".to_owned()];
@@ -329,6 +341,26 @@ impl Lab {
         self.tell_as(n, stamp, &action)
     }
 
+    pub(crate) fn next_stamp(&mut self) -> Stamp {
+        self.stamp.revision += 1;
+        self.stamp
+    }
+
+    /// Tells a member and does not wait.
+    pub(crate) fn tell_in_background(
+        &self,
+        n: usize,
+        stamp: Stamp,
+        action: Action,
+    ) -> std::thread::JoinHandle<Result<protocol::Outcome, protocol::ClientError>> {
+        let client = self.client(n, CONTROLLER_COMMON_NAME);
+        // A thread inherits this one's network.
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(client.command(&Order { stamp, action }))
+        })
+    }
+
     pub(crate) fn tell_as(
         &self,
         n: usize,
@@ -349,7 +381,11 @@ impl Lab {
 
     /// A new primary on member `n`.
     pub(crate) fn primary(&mut self, n: usize) {
-        self.prepare(n, &Settings::default());
+        self.primary_with(n, &Settings::default());
+    }
+
+    pub(crate) fn primary_with(&mut self, n: usize, settings: &Settings) {
+        self.prepare(n, settings);
         self.start(n);
         self.tell(n, Action::Initialise { data_id: DataId(format!("data-{n}")) }).unwrap();
         self.running(n);
@@ -360,7 +396,11 @@ impl Lab {
 
     /// A member that is copied from `donor` and follows `primary`.
     pub(crate) fn replica(&mut self, n: usize, donor: usize, primary: usize) {
-        self.prepare(n, &Settings::default());
+        self.replica_with(n, donor, primary, &Settings::default());
+    }
+
+    pub(crate) fn replica_with(&mut self, n: usize, donor: usize, primary: usize, settings: &Settings) {
+        self.prepare(n, settings);
         self.start(n);
         self.tell(
             n,

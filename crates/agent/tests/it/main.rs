@@ -1,5 +1,6 @@
 //! Agents against real MariaDB servers: each as process 1 of its own namespaces, in a root file system of Debian's packages.
 
+mod changes;
 mod harness;
 mod scenarios;
 
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
             harness::skipped(&format!("agents against real servers: {why}"));
             Vec::new()
         }
-        None => scenarios::trials(),
+        None => scenarios::trials().into_iter().chain(changes::trials()).collect(),
     };
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -27,18 +27,18 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("following_again_and_new_passwords", following_again_and_new_passwords),
         ("rate_of_a_copy_and_memory", rate_of_a_copy_and_memory),
     ];
-    all.into_iter()
-        .map(|(name, scenario)| {
-            Trial::test(name, move || {
-                // A thread of its own: the scenario moves it into the lab's network.
-                let done = std::thread::Builder::new().name(name.to_owned()).spawn(scenario).expect("a thread").join();
-                done.map_err(|panic| {
-                    let text = panic.downcast_ref::<String>().cloned();
-                    text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default().into()
-                })
-            })
+    all.into_iter().map(|(name, scenario)| trial(name, scenario)).collect()
+}
+
+pub(crate) fn trial(name: &'static str, scenario: fn()) -> Trial {
+    Trial::test(name, move || {
+        // A thread of its own: the scenario moves it into the lab's network.
+        let done = std::thread::Builder::new().name(name.to_owned()).spawn(scenario).expect("a thread").join();
+        done.map_err(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default().into()
         })
-        .collect()
+    })
 }
 
 const SOON: Duration = Duration::from_secs(20);

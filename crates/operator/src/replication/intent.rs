@@ -14,8 +14,6 @@ const USE_DATA_OF: &str = "k8s.mariadb.com/use-data-of";
 /// Replicas beat every second, or faster where `slave_net_timeout` is short: at most a third of it.
 const HEARTBEAT_MS: u32 = 1000;
 
-/// See [`intent`].
-const AGENTS_FENCE: bool = false;
 /// Clients may finish their transactions for so long when the primary hands over.
 const GRACE: Duration = Duration::ZERO;
 
@@ -71,12 +69,8 @@ pub(super) fn intent(
         replication: replication.is_some(),
         hands_off,
         wanted_primary: MemberName(wanted_primary),
-        // Agents learn to fence and to lock in the next change; until then nothing is promised, and nothing done by itself.
-        durability: if AGENTS_FENCE { durability(replication) } else { Durability::Available { semi_sync: false } },
-        failover: Failover {
-            automatic: AGENTS_FENCE && replication.is_some_and(|replication| replication.automatic_failover),
-            ..replication.map(failover).unwrap_or_default()
-        },
+        durability: durability(replication),
+        failover: replication.map(failover).unwrap_or_default(),
         request: asked.request,
         vacate: asked.vacate,
         use_data_of: annotations.and_then(|all| all.get(USE_DATA_OF)).map(|name| MemberName(name.clone())),

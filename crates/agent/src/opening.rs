@@ -1,0 +1,184 @@
+//! A primary: opened and closed, replicas locked out and let in, waits and markers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::{Outcome, Refusal};
+use tokio::task::AbortHandle;
+use topology::Stamp;
+use topology::action::Opening;
+use topology::member::Marker;
+
+use crate::actions::{failed, seen, session, statement};
+use crate::{Shared, state};
+
+/// A demotion succeeds in this time, or the server is killed.
+const DEMOTION_LIMIT: Duration = Duration::from_secs(2);
+/// A switchover that cannot close the primary in this time is given up.
+const CLOSE_LIMIT: Duration = Duration::from_secs(3);
+/// Longer than anybody waits for a marker; under `Strict` it may wait as long as writes do.
+const MARKER_LIMIT: Duration = Duration::from_secs(24 * 3600);
+
+/// The marker that waits: its task and the server's number of its connection.
+#[derive(Default)]
+pub(crate) struct Waiting(std::sync::Mutex<Option<(AbortHandle, u32)>>);
+
+/// Opens for writes: locks first, then waits, then writes.
+pub(crate) async fn open(shared: &Arc<Shared>, stamp: Stamp, opening: &Opening) -> Result<Outcome, Refusal> {
+    let mut session = session(shared).await?;
+    let opened = async {
+        session.lock_accounts(&opening.lock).await?;
+        if !session.forget_source().await? {
+            // Drained, and caught in connect(): it opens now, and the rest is done when that ends.
+            tokio::spawn(forget_later(Arc::clone(shared)));
+            session = sql::Session::open(&state::target(shared)).await?;
+        }
+        session.unlock_accounts(&opening.unlock).await?;
+        session.open_for_writes(opening.wait).await
+    };
+    opened.await.map_err(|e| statement(&e))?;
+    shared.state.update(|state| state.fence = None);
+    seen(shared, &mut session).await;
+    // What clients wait for is done; a change of the secret's password reaches root's accounts next.
+    look_at_locks(shared, &mut session, Some(stamp)).await.map_err(|e| statement(&e))?;
+    if let Some(password) = shared.places.root_password().filter(|_| !shared.config.root_empty_password) {
+        let ensured = tokio::time::timeout(DEMOTION_LIMIT, session.ensure_password("root", &password)).await;
+        match ensured {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(statement(&error)),
+            // Its commit waits for an acknowledgement.
+            Err(_) => tracing::warn!("root's new password is not acknowledged yet"),
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+async fn forget_later(shared: Arc<Shared>) {
+    const AGAIN: Duration = Duration::from_secs(5);
+    loop {
+        tokio::time::sleep(AGAIN).await;
+        let Ok(mut session) = sql::Session::open(&state::target(&shared)).await else { return };
+        match session.forget_source().await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "the old source is not forgotten yet"),
+        }
+    }
+}
+
+/// Closes for writes. `kill`: where that does not succeed at once, or sessions wait for an acknowledgement, the server goes.
+pub(crate) async fn close(shared: &Arc<Shared>, grace_ms: u32, kill: bool) -> Result<Outcome, Refusal> {
+    let limit = if kill { DEMOTION_LIMIT } else { CLOSE_LIMIT };
+    let closed = async {
+        let mut session = session(shared).await?;
+        if kill {
+            let server = state::ask(shared, &mut session).await.map_err(|e| statement(&e))?;
+            if server.semi_sync.waiting > 0 {
+                return Err(failed("SessionsWait", "sessions wait for an acknowledgement"));
+            }
+        }
+        let grace = Duration::from_millis(grace_ms.into());
+        session.set_read_only(grace, limit).await.map_err(|e| statement(&e))?;
+        seen(shared, &mut session).await;
+        Ok(Outcome::Done)
+    };
+    if !kill {
+        return closed.await;
+    }
+    match tokio::time::timeout(limit, closed).await {
+        Ok(Ok(done)) => Ok(done),
+        other => {
+            let why = match other {
+                Ok(Err(refusal)) => refusal.to_string(),
+                _ => "it does not answer in time".to_owned(),
+            };
+            tracing::warn!(why, "the server cannot be closed; it is killed");
+            if shared.server.kill(shared).await {
+                Ok(Outcome::Done)
+            } else {
+                Err(failed("NotGone", "the server was killed, and its process does not go"))
+            }
+        }
+    }
+}
+
+/// Locks replicas out.
+pub(crate) async fn lock(shared: &Arc<Shared>, stamp: Stamp, accounts: &[String]) -> Result<Outcome, Refusal> {
+    let mut session = session(shared).await?;
+    session.lock_accounts(accounts).await.map_err(|e| statement(&e))?;
+    // The positions are read after nobody could acknowledge any more.
+    seen(shared, &mut session).await;
+    look_at_locks(shared, &mut session, Some(stamp)).await.map_err(|e| statement(&e))?;
+    Ok(Outcome::Done)
+}
+
+/// Lets replicas in.
+pub(crate) async fn unlock(shared: &Arc<Shared>, accounts: &[String]) -> Result<Outcome, Refusal> {
+    let mut session = session(shared).await?;
+    session.unlock_accounts(accounts).await.map_err(|e| statement(&e))?;
+    look_at_locks(shared, &mut session, None).await.map_err(|e| statement(&e))?;
+    Ok(Outcome::Done)
+}
+
+/// Tells which accounts are locked; with a stamp when none of their connections is left under it.
+pub(crate) async fn look_at_locks(
+    shared: &Shared,
+    session: &mut sql::Session,
+    stamp: Option<Stamp>,
+) -> Result<(), sql::SqlError> {
+    let accounts = session.locked_accounts().await?;
+    shared.state.update(|state| {
+        state.locks.accounts = accounts;
+        if let Some(stamp) = stamp {
+            state.locks.stamp = stamp;
+        }
+    });
+    Ok(())
+}
+
+/// Waits on or off.
+pub(crate) async fn set_waiting(shared: &Arc<Shared>, on: bool) -> Result<Outcome, Refusal> {
+    let mut session = session(shared).await?;
+    session.set_waiting(on).await.map_err(|e| statement(&e))?;
+    seen(shared, &mut session).await;
+    Ok(Outcome::Done)
+}
+
+/// Commits a marker, on a connection of its own: it may wait long.
+pub(crate) async fn commit_marker(shared: &Arc<Shared>, stamp: Stamp) -> Result<Outcome, Refusal> {
+    let mut session = session(shared).await?;
+    end_waiting(shared, &mut session).await;
+    let id = session.id();
+    shared.state.update(|state| state.marker = Some(Marker { stamp, gtid: None }));
+    let writer = Arc::clone(shared);
+    let (returned, back) = tokio::sync::oneshot::channel();
+    let task = tokio::spawn(async move {
+        let result = session.commit_marker(MARKER_LIMIT).await;
+        match result {
+            Ok(gtid) => {
+                seen(&writer, &mut session).await;
+                writer.state.update(|state| {
+                    if let Some(marker) = state.marker.as_mut().filter(|marker| marker.stamp == stamp) {
+                        marker.gtid = gtid;
+                    }
+                });
+            }
+            Err(error) => tracing::warn!(%error, "no marker"),
+        }
+        let _ = returned.send(());
+    });
+    *shared.marker.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((task.abort_handle(), id));
+    // Usually it is back at once: then the answer to the order tells it already.
+    let _ = tokio::time::timeout(Duration::from_millis(50), back).await;
+    Ok(Outcome::Done)
+}
+
+/// At most one marker waits: the last one is ended (its row stays committed).
+async fn end_waiting(shared: &Shared, session: &mut sql::Session) {
+    let waiting = shared.marker.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    let Some((task, id)) = waiting.filter(|(task, _)| !task.is_finished()) else { return };
+    task.abort();
+    if let Err(error) = session.run("KILL", Duration::from_secs(2), &format!("KILL {id}")).await {
+        tracing::debug!(%error, "the marker that waited is gone already");
+    }
+}

@@ -1,0 +1,46 @@
+//! Does anything still come from the source? A silent cut shows nowhere else for a long time.
+
+use std::time::{Duration, Instant};
+
+/// So many heartbeats may be missed.
+const MISSED: f64 = 3.0;
+/// What a heartbeat may be late by.
+const SLACK: Duration = Duration::from_millis(300);
+
+/// What came from a replica's source last, and when.
+#[derive(Debug, Default)]
+pub struct Reception {
+    last: Option<(String, Instant)>,
+}
+
+impl Reception {
+    /// Takes in how it stands; does it still receive?
+    pub(crate) fn note(&mut self, signs: String, heartbeat_seconds: f64, now: Instant) -> bool {
+        match &self.last {
+            Some((known, at)) if *known == signs => {
+                let limit = Duration::try_from_secs_f64(heartbeat_seconds * MISSED).unwrap_or(Duration::MAX);
+                now.duration_since(*at) <= limit.saturating_add(SLACK)
+            }
+            _ => {
+                self.last = Some((signs, now));
+                true
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_three_heartbeats() {
+        let mut reception = Reception::default();
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        assert!(reception.note("1".into(), 1.0, at(0)));
+        assert!(reception.note("1".into(), 1.0, at(3000)));
+        assert!(!reception.note("1".into(), 1.0, at(3400)));
+        assert!(reception.note("2".into(), 1.0, at(9000)));
+    }
+}
