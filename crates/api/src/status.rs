@@ -86,6 +86,9 @@ pub struct ReplicationStatus {
     /// What would happen if the primary failed now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_primary_fails: Option<String>,
+    /// Members that could take over now, the best first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<String>,
     /// The last request for a switchover, and what becomes of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<RequestStatus>,

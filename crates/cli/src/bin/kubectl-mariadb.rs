@@ -2,6 +2,8 @@
 
 #[path = "../sandbox/mod.rs"]
 mod sandbox_commands;
+#[path = "../topology/mod.rs"]
+mod topology_commands;
 
 use std::process::ExitCode;
 
@@ -21,6 +23,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Show a topology as a tree: roles, positions, lag, and what would happen if the primary died now.
+    Status(topology_commands::StatusArguments),
+    /// Tell why the primary changed, or did not: the last changes with their evidence, newest first.
+    Why(topology_commands::WhyArguments),
+    /// Make another member the primary.
+    Switchover(topology_commands::SwitchoverArguments),
     /// A small Kubernetes on this machine, with real MariaDB servers in its pods.
     Sandbox(sandbox_commands::SandboxArguments),
 }
@@ -28,10 +36,13 @@ enum Command {
 fn main() -> ExitCode {
     // Threads start later: the sandbox first gives itself a mount namespace.
     let result = match Arguments::parse().command {
-        Command::Sandbox(arguments) => sandbox_commands::run(arguments),
+        Command::Sandbox(arguments) => sandbox_commands::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Status(arguments) => topology_commands::status(&arguments),
+        Command::Why(arguments) => topology_commands::why(&arguments),
+        Command::Switchover(arguments) => topology_commands::switchover(&arguments),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("Error: {error:#}");
             ExitCode::FAILURE

@@ -31,3 +31,28 @@ pub(super) fn health(forecast: &Forecast, promises: bool) -> Health {
         Forecast::Refused { reason, message: _ } => Health { ok: false, reason, message: sentence(forecast, promises) },
     }
 }
+
+/// Members that could take over now, the best first.
+pub(super) fn candidates(forecast: &Forecast) -> Vec<String> {
+    match forecast {
+        Forecast::Failover { to, others } => std::iter::once(to).chain(others).map(ToString::to_string).collect(),
+        Forecast::Refused { .. } => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use topology::MemberName;
+
+    #[test]
+    fn in_words() {
+        let member = |name: &str| MemberName(name.to_owned());
+        let good = Forecast::Failover { to: member("db-2"), others: [member("db-1")].into() };
+        assert_eq!(sentence(&good, true), "db-2 would take over (so could db-1); nothing would be lost");
+        assert_eq!(candidates(&good), ["db-2", "db-1"]);
+        assert_eq!((health(&good, true).ok, health(&good, false).reason), (true, "MayLoseTransactions"));
+        let bad = Forecast::Refused { reason: "SoloPrimary", message: "m".into() };
+        assert_eq!((health(&bad, true).ok, health(&bad, true).reason), (false, "SoloPrimary"));
+    }
+}

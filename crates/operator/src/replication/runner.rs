@@ -438,7 +438,9 @@ impl Runner {
     fn grace(&self, observation: &Observation) -> Option<Duration> {
         let now = self.clock.now();
         let silent = observation.members.values().filter_map(|seen| match &seen.agent {
-            Agent::Silent { since, .. } if seen.pod == topology::observation::Pod::Running => Some(now.since(self.started.max(*since))),
+            Agent::Silent { since, .. } if seen.pod == topology::observation::Pod::Running => {
+                Some(now.since(self.started.max(*since)))
+            }
             _ => None,
         });
         let left = silent.map(|lasted| GRACE.saturating_sub(lasted)).max()?;

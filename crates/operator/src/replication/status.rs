@@ -72,6 +72,7 @@ pub(super) fn of_object(source: &Source<'_>, object: &MariaDB, is_root: bool, no
                 members: own.iter().map(|member| member_status(member, known, now)).collect(),
                 operation: operation(source.report, &own, is_root),
                 if_primary_fails: forecast.map(|forecast| outlook::sentence(forecast, promises)),
+                candidates: forecast.map(outlook::candidates).unwrap_or_default(),
                 request: source.request.filter(|_| is_root).cloned(),
                 refusals: if is_root { said_refusals(source.report, refusals, now) } else { Vec::new() },
             }),
