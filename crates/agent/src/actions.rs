@@ -11,7 +11,7 @@ use topology::member::{Phase, Volume};
 use topology::{Command, DataId, Stamp};
 
 use crate::server::StartAs;
-use crate::{Shared, bootstrap, fence, opening, receive, state, tail, volume};
+use crate::{Shared, bootstrap, errant, fence, opening, receive, relay, state, tail, volume};
 
 /// Copies that hold prepared transactions are made again so often in all.
 const MOST_COPIES: u32 = 4;
@@ -170,6 +170,7 @@ async fn act(shared: &Arc<Shared>, turn: Turn, stamp: Stamp, action: Action) -> 
         Action::Follow { source, demote } => follow(shared, &source, demote).await,
         Action::StartReplication => {
             let mut session = session(shared).await?;
+            relay::keep(shared, &mut session).await?;
             session.start_replication().await.map_err(|e| statement(&e))?;
             shared.state.update(|state| state.fence = None);
             seen(shared, &mut session).await;
@@ -181,9 +182,8 @@ async fn act(shared: &Arc<Shared>, turn: Turn, stamp: Stamp, action: Action) -> 
             seen(shared, &mut session).await;
             Ok(Outcome::Done)
         }
-        action @ (Action::ReplayRelayLog | Action::SaveErrant { .. }) => {
-            Err(not_possible(format!("this agent does not know {}", name(&action))))
-        }
+        Action::ReplayRelayLog => patiently(turn, relay::replay(Arc::clone(shared))).await,
+        Action::SaveErrant { errant } => patiently(turn, errant::save(Arc::clone(shared), errant)).await,
         Action::SetVariables { variables } => {
             let mut session = session(shared).await?;
             for (name, value) in &variables {
@@ -204,7 +204,32 @@ pub(crate) async fn session(shared: &Shared) -> Result<sql::Session, Refusal> {
 /// The controller sees the effect of an action in the state at once, not at the next poll.
 pub(crate) async fn seen(shared: &Shared, session: &mut sql::Session) {
     if let Ok(server) = state::ask(shared, session).await {
-        shared.state.update(|state| state.server = Some(server));
+        state::publish(shared, session, server).await;
+    }
+}
+
+/// Goes on in the background when it takes longer than a command may; then only the state tells how it goes.
+async fn patiently<F>(turn: Turn, work: F) -> Result<Outcome, Refusal>
+where
+    F: Future<Output = Result<Outcome, Refusal>> + Send + 'static,
+{
+    const LIMIT: Duration = Duration::from_secs(20);
+    let stop = turn.stop.clone();
+    let task = tokio::spawn(async move {
+        let result = tokio::select! {
+            result = work => result,
+            () = stop.cancelled() => Err(failed("Interrupted", "something more urgent came in between")),
+        };
+        drop(turn);
+        if let Err(refusal) = &result {
+            tracing::warn!(%refusal, "not done");
+        }
+        result
+    });
+    match tokio::time::timeout(LIMIT, task).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(error)) => Err(failed("AgentFailed", error.to_string())),
+        Err(_) => Ok(Outcome::Started),
     }
 }
 
@@ -296,7 +321,11 @@ fn clone(
 
 fn look_again(shared: &Shared) {
     let volume = volume::look(&shared.places, &volume::Owner::new(&shared.config, &shared.me));
-    shared.state.update(|state| state.volume = volume);
+    let saved = errant::saved(&shared.places, &volume);
+    shared.state.update(|state| {
+        state.volume = volume;
+        state.saved = saved;
+    });
 }
 
 /// What was told last, so that a change of the mounted password can be followed up.
@@ -363,6 +392,7 @@ async fn follow(shared: &Arc<Shared>, source: &Source, demote: bool) -> Result<O
     stop_waiting(shared, &mut session).await?;
     let password_known = recall(&shared.told.source).is_some_and(|(_, known)| known == password);
     remember(&shared.told.source, None);
+    relay::keep(shared, &mut session).await?;
     let follow = sql::Follow { source, password: &password, demote, password_known, ca: &ca };
     session.follow(&follow).await.map_err(|e| statement(&e))?;
     shared.state.update(|state| state.fence = None);

@@ -8,7 +8,7 @@ use topology::member::{Fence, Fenced, ThreadState};
 use topology::{GtidPosition, Stamp};
 
 use crate::actions::{failed, not_possible, seen, session, statement};
-use crate::{Shared, state};
+use crate::{Shared, relay, state};
 
 /// A STOP that takes longer, and does not hang in `connect()`, is a disk that is full or hangs.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
@@ -40,16 +40,23 @@ pub(crate) async fn fence(shared: &Arc<Shared>, stamp: Stamp) -> Result<Outcome,
         }
     };
     let mut session = session(shared).await?;
-    let server = state::ask(shared, &mut session).await.map_err(|e| statement(&e))?;
+    let mut server = state::ask(shared, &mut session).await.map_err(|e| statement(&e))?;
+    if how == Fenced::Stopped && relay::aside(shared, &server).is_some() {
+        // What was received before a restart is kept aside, and only applied from there.
+        session.stop_replication().await.map_err(|e| statement(&e))?;
+        server = state::ask(shared, &mut session).await.map_err(|e| statement(&e))?;
+    }
+    let more = relay::look(shared, &mut session, &server).await;
     let mut received = server.gtid_slave_pos.furthest(&server.gtid_binlog_pos);
     if let Some(replication) = &server.replication {
         received = received.furthest(&replication.gtid_io_pos);
     }
+    if let Some(more) = &more {
+        received = received.furthest(more);
+    }
     shared.state.update(|state| {
-        if let Some(more) = &state.relay {
-            received = received.furthest(more);
-        }
         state.server = Some(server);
+        state.relay = more;
         state.fence = Some(Fence { stamp, how, received });
     });
     Ok(Outcome::Done)

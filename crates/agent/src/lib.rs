@@ -4,9 +4,11 @@
 //! started before a decision, except as [`record`] says.
 
 mod actions;
+mod binlog;
 mod bootstrap;
 mod config;
 mod donate;
+mod errant;
 mod fence;
 mod http;
 mod login;
@@ -16,6 +18,7 @@ mod probes;
 mod processes;
 mod receive;
 mod record;
+mod relay;
 mod server;
 mod stamps;
 mod state;
@@ -92,6 +95,7 @@ pub(crate) struct Shared {
     pub(crate) stamps: stamps::Stamps,
     pub(crate) doing: actions::Doing,
     pub(crate) told: actions::Told,
+    pub(crate) relay: relay::Relay,
     pub(crate) reception: std::sync::Mutex<sql::Reception>,
     /// The marker that waits.
     pub(crate) marker: opening::Waiting,
@@ -151,11 +155,13 @@ pub async fn run(me: Me, places: Places) -> Result<(), StartError> {
     let server_id = config.server_id_base + me.ordinal();
     let volume = volume::look(&places, &volume::Owner::new(&config, &me));
     tracing::info!(pod = me.pod, server_id, ?volume, "agent started");
+    let saved = errant::saved(&places, &volume);
     let shared = Arc::new(Shared {
         state: state::Board::new(&me, server_id, volume, stamps.highest()),
         server: server::Server::default(),
         doing: actions::Doing::default(),
         told: actions::Told::default(),
+        relay: relay::Relay::load(&places),
         reception: std::sync::Mutex::default(),
         marker: opening::Waiting::default(),
         donations: std::sync::Mutex::default(),
@@ -165,6 +171,7 @@ pub async fn run(me: Me, places: Places) -> Result<(), StartError> {
         places,
         config,
     });
+    shared.state.update(|state| state.saved = saved);
     let reaper = tokio::spawn(processes::reap_orphans());
     let listeners = http::Listeners::open(&shared).await?;
     tokio::spawn(listeners.serve());

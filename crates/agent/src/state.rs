@@ -72,6 +72,19 @@ pub(crate) async fn ask(
     answer
 }
 
+/// Tells what the server said, together with what its relay log holds.
+pub(crate) async fn publish(shared: &Shared, session: &mut sql::Session, server: topology::member::ServerState) {
+    let relay = crate::relay::look(shared, session, &server).await;
+    shared.state.update(|state| {
+        state.server = Some(server);
+        state.relay = relay;
+        if state.phase == Phase::Starting {
+            tracing::info!("mariadbd answers");
+            state.phase = Phase::Running;
+        }
+    });
+}
+
 fn lock<T>(place: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     place.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
@@ -113,13 +126,9 @@ pub(crate) async fn poll(shared: Arc<Shared>) {
         };
         match answer {
             Ok(server) => {
-                shared.state.update(|state| {
-                    state.server = Some(server);
-                    if state.phase == Phase::Starting {
-                        tracing::info!("mariadbd answers");
-                        state.phase = Phase::Running;
-                    }
-                });
+                if let Some(session) = &mut session {
+                    publish(&shared, session, server).await;
+                }
                 tokio::time::sleep(if changing(&shared) { CHANGING_EVERY } else { EVERY }).await;
             }
             Err(error) => {

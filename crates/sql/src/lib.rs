@@ -2,12 +2,14 @@
 //! frozen servers, full disks and black holes never answer.
 
 mod locks;
+mod logs;
 mod markers;
 mod reception;
 mod rows;
 mod session;
 mod statements;
 
+pub use logs::LogIndexes;
 pub use reception::Reception;
 pub use session::{Session, SqlError, Target};
 pub use statements::{Account, Follow};

@@ -425,6 +425,19 @@ impl Lab {
         }
     }
 
+    /// Kills a member's server and waits until its agent says so.
+    pub(crate) fn kill_server(&self, n: usize) {
+        let pid = self.process(n, "mariadbd").expect("a server");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+        self.eventually(n, Duration::from_secs(10), |state| state.phase == Phase::Waiting && state.server.is_none());
+    }
+
+    /// Starts a member's server again, as it is.
+    pub(crate) fn start_server(&mut self, n: usize) -> MemberState {
+        self.tell(n, Action::StartServer { as_replica: false }).unwrap();
+        self.running(n)
+    }
+
     /// SQL as a user types it in the container, with root's password; rows as text.
     pub(crate) fn sql(&self, n: usize, sql: &str) -> String {
         let root = self.root(n).join("root");

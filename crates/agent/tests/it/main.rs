@@ -2,6 +2,7 @@
 
 mod changes;
 mod harness;
+mod history;
 mod scenarios;
 
 use std::process::ExitCode;
@@ -18,7 +19,7 @@ fn main() -> ExitCode {
             harness::skipped(&format!("agents against real servers: {why}"));
             Vec::new()
         }
-        None => scenarios::trials().into_iter().chain(changes::trials()).collect(),
+        None => scenarios::trials().into_iter().chain(changes::trials()).chain(history::trials()).collect(),
     };
     libtest_mimic::run(&arguments, trials).exit_code()
 }
