@@ -10,7 +10,7 @@ use topology::action::{Action, Source};
 use topology::member::{Phase, Volume};
 use topology::{Command, DataId, Stamp};
 
-use crate::server::StartAs;
+use crate::server::{STOP_LIMIT, StartAs};
 use crate::{Shared, bootstrap, errant, fence, opening, receive, relay, state, tail, volume};
 
 /// Copies that hold prepared transactions are made again so often in all.
@@ -55,24 +55,24 @@ impl Doing {
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<(&'static str, CancellationToken)>> {
         self.now.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
 
-    /// Ends what is under way, where that can be ended (copies and starts go on: no server is there to be fenced), and takes
-    /// the turn.
-    async fn cut_in(&self, shared: &Arc<Shared>, name: &'static str) -> Result<Turn, Refusal> {
-        const LIMIT: Duration = Duration::from_secs(1);
-        let until = tokio::time::Instant::now() + LIMIT;
-        loop {
-            let free = self.free.notified();
-            if let Some((doing, stop)) = &*self.lock() {
-                tracing::info!(doing, name, "interrupted");
-                stop.cancel();
-            }
-            match take_turn(shared, name) {
-                Ok(turn) => return Ok(turn),
-                Err(busy) => {
-                    if tokio::time::timeout_at(until, free).await.is_err() {
-                        return Err(busy);
-                    }
+/// Ends what is under way, where that can be ended (copies and starts go on: no server is there to be fenced), and takes
+/// the turn.
+pub(crate) async fn cut_in(shared: &Arc<Shared>, name: &'static str) -> Result<Turn, Refusal> {
+    const LIMIT: Duration = Duration::from_secs(1);
+    let until = tokio::time::Instant::now() + LIMIT;
+    loop {
+        let free = shared.doing.free.notified();
+        if let Some((doing, stop)) = &*shared.doing.lock() {
+            tracing::info!(doing, name, "interrupted");
+            stop.cancel();
+        }
+        match take_turn(shared, name) {
+            Ok(turn) => return Ok(turn),
+            Err(busy) => {
+                if tokio::time::timeout_at(until, free).await.is_err() {
+                    return Err(busy);
                 }
             }
         }
@@ -107,11 +107,7 @@ fn name(action: &Action) -> &'static str {
 pub(crate) async fn command(shared: &Arc<Shared>, command: Command) -> Result<Outcome, Refusal> {
     let Command { stamp, action } = command;
     shared.hurry();
-    let turn = if cuts_in(&action) {
-        shared.doing.cut_in(shared, name(&action)).await?
-    } else {
-        take_turn(shared, name(&action))?
-    };
+    let turn = if cuts_in(&action) { cut_in(shared, name(&action)).await? } else { take_turn(shared, name(&action))? };
     match shared.stamps.accept(stamp) {
         Ok(Ok(())) => {}
         Ok(Err(highest)) => return Err(Refusal::Stale { highest }),
@@ -153,7 +149,7 @@ async fn act(shared: &Arc<Shared>, turn: Turn, stamp: Stamp, action: Action) -> 
                 return start(shared, turn, false);
             }
             long(shared, turn, |shared| async move {
-                shared.server.stop(&shared).await;
+                shared.server.stop(&shared, STOP_LIMIT).await;
                 receive::start(&shared).await
             });
             Ok(Outcome::Started)

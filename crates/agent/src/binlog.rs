@@ -376,6 +376,8 @@ mod tests {
         assert_eq!(writer.finish().unwrap(), expected);
         std::fs::write(&files[1], &whole[..whole.len() - 3]).unwrap();
         assert_eq!(found(&files).len(), 1);
-        files.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+        for file in files {
+            std::fs::remove_file(file).unwrap();
+        }
     }
 }

@@ -10,6 +10,8 @@ mod config;
 mod donate;
 mod errant;
 mod fence;
+mod guard;
+mod health;
 mod http;
 mod login;
 mod opening;
@@ -96,9 +98,12 @@ pub(crate) struct Shared {
     pub(crate) doing: actions::Doing,
     pub(crate) told: actions::Told,
     pub(crate) relay: relay::Relay,
+    pub(crate) health: health::Health,
     pub(crate) reception: std::sync::Mutex<sql::Reception>,
     /// The marker that waits.
     pub(crate) marker: opening::Waiting,
+    /// The marker of our own that waits.
+    pub(crate) own_marker: opening::Waiting,
     /// Ends the copies that are being given.
     pub(crate) donations: std::sync::Mutex<tokio_util::sync::CancellationToken>,
     /// Something is under way: the server is asked more often until then.
@@ -162,8 +167,10 @@ pub async fn run(me: Me, places: Places) -> Result<(), StartError> {
         doing: actions::Doing::default(),
         told: actions::Told::default(),
         relay: relay::Relay::load(&places),
+        health: health::Health::default(),
         reception: std::sync::Mutex::default(),
         marker: opening::Waiting::default(),
+        own_marker: opening::Waiting::default(),
         donations: std::sync::Mutex::default(),
         hurry: std::sync::Mutex::default(),
         stamps,
@@ -179,9 +186,18 @@ pub async fn run(me: Me, places: Places) -> Result<(), StartError> {
     tokio::spawn(state::watch_disk(Arc::clone(&shared)));
     tokio::spawn(record::start_without_decision(Arc::clone(&shared)));
     tokio::spawn(actions::follow_passwords(Arc::clone(&shared)));
+    if shared.config.replication {
+        tokio::spawn(guard::watch_the_record(Arc::clone(&shared)));
+        tokio::spawn(guard::bring_back_acknowledgements(Arc::clone(&shared)));
+    }
+    tokio::spawn(health::probe_writes(Arc::clone(&shared)));
     processes::told_to_stop().await;
-    tracing::info!("told to stop: stopping the server");
-    shared.server.stop(&shared).await;
+    tracing::info!("told to stop");
+    let started = std::time::Instant::now();
+    guard::leave(&shared).await;
+    tracing::info!("stopping the server");
+    let left = std::time::Duration::from_secs(shared.config.grace_seconds).saturating_sub(started.elapsed());
+    shared.server.stop(&shared, left.mul_f32(0.9)).await;
     reaper.abort();
     Ok(())
 }

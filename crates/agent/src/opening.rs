@@ -147,7 +147,7 @@ pub(crate) async fn set_waiting(shared: &Arc<Shared>, on: bool) -> Result<Outcom
 /// Commits a marker, on a connection of its own: it may wait long.
 pub(crate) async fn commit_marker(shared: &Arc<Shared>, stamp: Stamp) -> Result<Outcome, Refusal> {
     let mut session = session(shared).await?;
-    end_waiting(shared, &mut session).await;
+    end_waiting(&shared.marker, &mut session).await;
     let id = session.id();
     shared.state.update(|state| state.marker = Some(Marker { stamp, gtid: None }));
     let writer = Arc::clone(shared);
@@ -173,9 +173,23 @@ pub(crate) async fn commit_marker(shared: &Arc<Shared>, stamp: Stamp) -> Result<
     Ok(Outcome::Done)
 }
 
+/// Commits a marker that nobody asked for: any commit brings back acknowledgements that were lost with a connection.
+pub(crate) async fn commit_own_marker(shared: &Arc<Shared>) -> Result<(), Refusal> {
+    let mut session = session(shared).await?;
+    end_waiting(&shared.own_marker, &mut session).await;
+    let id = session.id();
+    let task = tokio::spawn(async move {
+        if let Err(error) = session.commit_marker(MARKER_LIMIT).await {
+            tracing::warn!(%error, "no marker");
+        }
+    });
+    *shared.own_marker.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((task.abort_handle(), id));
+    Ok(())
+}
+
 /// At most one marker waits: the last one is ended (its row stays committed).
-async fn end_waiting(shared: &Shared, session: &mut sql::Session) {
-    let waiting = shared.marker.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+async fn end_waiting(marker: &Waiting, session: &mut sql::Session) {
+    let waiting = marker.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
     let Some((task, id)) = waiting.filter(|(task, _)| !task.is_finished()) else { return };
     task.abort();
     if let Err(error) = session.run("KILL", Duration::from_secs(2), &format!("KILL {id}")).await {

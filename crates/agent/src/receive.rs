@@ -15,7 +15,7 @@ use topology::{DataId, GtidPosition};
 
 use crate::bootstrap::last_lines;
 use crate::config::{program, wait_with_stderr};
-use crate::server::StartAs;
+use crate::server::{STOP_LIMIT, StartAs};
 use crate::{Shared, config, processes, state, volume};
 
 /// A donor that says nothing for so long is given up: `BACKUP STAGE BLOCK_COMMIT` can wait behind a statement, for a while.
@@ -85,7 +85,7 @@ async fn receive(shared: &Arc<Shared>, donor: &Endpoint, data_id: &DataId) -> Re
     if let Some(position) = position {
         std::fs::write(target.join(POSITION), position.to_string()).map_err(|e| io("the position", e))?;
     }
-    shared.server.stop(shared).await;
+    shared.server.stop(shared, STOP_LIMIT).await;
     shared.state.update(|state| state.phase = Phase::Starting);
     let owner = volume::Owner::new(&shared.config, &shared.me);
     volume::finish(places, data_id, owner).await.map_err(|e| io("data", e))
@@ -143,7 +143,7 @@ async fn make_room(shared: &Arc<Shared>, estimated: u64) -> Result<(), Phase> {
         return Ok(());
     }
     tracing::warn!(free = disk.free, needed, "no room for two copies: the old data goes first");
-    shared.server.stop(shared).await;
+    shared.server.stop(shared, STOP_LIMIT).await;
     let removed = volume::remove_in_background(&places.data()).await;
     removed.map_err(|e| failed("CloneFailed", format!("the old data: {e}")))
 }

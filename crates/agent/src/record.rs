@@ -1,5 +1,6 @@
 //! What a member may do without being told: databases come back although the operator is away.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,17 +96,40 @@ async fn leases(shared: &Shared) -> Result<Api<Lease>, String> {
     Ok(Api::namespaced(in_time(Client::try_default()).await?, &shared.me.namespace))
 }
 
+fn parse(lease: &Lease) -> Result<Record, String> {
+    let empty = BTreeMap::new();
+    let annotations = lease.metadata.annotations.as_ref().unwrap_or(&empty);
+    let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());
+    Record::parse(holder, |key| annotations.get(key).map(String::as_str)).map_err(|e| format!("the record: {e}"))
+}
+
+/// Reads the record again and again.
+#[derive(Default)]
+pub(crate) struct Leases(Option<Api<Lease>>);
+
+impl Leases {
+    /// The record; `None`: there is none, or it is being deleted with its topology.
+    pub(crate) async fn record(&mut self, shared: &Shared) -> Result<Option<Record>, String> {
+        let api = match self.0.take() {
+            Some(api) => api,
+            None => leases(shared).await?,
+        };
+        // Kept only where it works: a token or a CA may have been renewed.
+        let lease = in_time(api.get_opt(&shared.config.lease)).await?;
+        self.0 = Some(api);
+        lease.filter(|lease| lease.metadata.deletion_timestamp.is_none()).as_ref().map(parse).transpose()
+    }
+}
+
 /// The record's next revision, its content unchanged: the decision that this start belongs to.
 async fn swap(api: &Api<Lease>, name: &str, data_id: &DataId) -> Result<Record, String> {
     let mut lease = in_time(api.get(name)).await?;
-    let annotations = lease.metadata.annotations.get_or_insert_default();
-    let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());
-    let record = Record::parse(holder, |key| annotations.get(key).map(String::as_str))
-        .map_err(|e| format!("the record: {e}"))?;
+    let record = parse(&lease)?;
     if record.holder.as_ref().is_none_or(|holder| holder.data_id != *data_id) {
         return Err("the record does not name this data as the holder".into());
     }
     let record = record.next();
+    let annotations = lease.metadata.annotations.get_or_insert_default();
     annotations.extend(record.annotations().into_iter().map(|(key, value)| (key.to_owned(), value)));
     lease.metadata.managed_fields = None;
     // Carries the version that was read: refused when anybody decided since.

@@ -142,12 +142,11 @@ pub(crate) async fn keep(shared: &Shared, session: &mut sql::Session) -> Result<
 
 /// Links, not copies: the server removes its own names of the files and never writes to them again.
 fn link(place: &Path, before: Option<Aside>, files: &Files, data_id: DataId, held: GtidPosition) -> io::Result<Aside> {
-    let mut all = match before {
-        Some(before) => before.files,
-        None => {
-            volume::remove(place)?;
-            Vec::new()
-        }
+    let mut all = if let Some(before) = before {
+        before.files
+    } else {
+        volume::remove(place)?;
+        Vec::new()
     };
     std::fs::create_dir_all(place)?;
     let round = all.len();
@@ -243,7 +242,7 @@ async fn pipe(shared: &Shared, files: Vec<PathBuf>, position: GtidPosition) -> R
         .stderr(Stdio::piped());
     let apply = processes::spawn(&mut apply).map_err(|e| format!("mariadb: {e}"))?;
     let input: OwnedFd = input.into_owned_fd().map_err(|e| e.to_string())?;
-    let fed = tokio::task::spawn_blocking(move || feed(input.into(), &files, position));
+    let fed = tokio::task::spawn_blocking(move || feed(input.into(), &files, &position));
     let (decoded, applied) = tokio::join!(wait_with_stderr(decode), wait_with_stderr(apply));
     let fed = fed.await.map_err(|e| e.to_string())?;
     for (what, ended) in [("mariadb", applied), ("mariadb-binlog", decoded)] {
@@ -268,7 +267,7 @@ enum Fed {
 }
 
 /// Feeds what comes after `position`, if nothing is missing in between: a file that is not there would go unnoticed otherwise.
-fn feed(input: std::fs::File, files: &[PathBuf], position: GtidPosition) -> Result<u64, Fed> {
+fn feed(input: std::fs::File, files: &[PathBuf], position: &GtidPosition) -> Result<u64, Fed> {
     let mut reached: BTreeMap<u32, u64> = position.0.iter().map(|(&domain, gtid)| (domain, gtid.sequence)).collect();
     let mut writer = Writer::new(io::BufWriter::with_capacity(256 * 1024, input));
     let mut count = 0;

@@ -14,7 +14,7 @@ use topology::member::{Phase, Trouble};
 use crate::{Shared, config, login, processes};
 
 /// A clean stop may take long: dirty pages are written. The pod's grace period bounds it in the end.
-const STOP_LIMIT: Duration = Duration::from_secs(280);
+pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(280);
 /// So much of what the server said last is kept, to tell why it ended.
 const WORDS: usize = 16 * 1024;
 
@@ -108,6 +108,7 @@ impl Server {
         shared.state.update(|state| {
             state.server = None;
             state.config_hash = None;
+            state.trouble = None;
             state.phase = if ours {
                 Phase::Waiting
             } else if state.phase == Phase::Starting {
@@ -133,14 +134,14 @@ impl Server {
     }
 
     /// Stops the server cleanly; by force when it takes too long.
-    pub(crate) async fn stop(&self, shared: &Shared) {
+    pub(crate) async fn stop(&self, shared: &Shared, limit: Duration) {
         let mut running = self.running.subscribe();
         let Some(pid) = *running.borrow_and_update() else { return };
         self.stopping.store(true, Ordering::SeqCst);
         shared.state.update(|state| state.phase = Phase::Stopping);
         processes::kill(pid, Signal::SIGTERM);
         let gone = running.wait_for(Option::is_none);
-        if tokio::time::timeout(STOP_LIMIT, gone).await.is_err() {
+        if tokio::time::timeout(limit, gone).await.is_err() {
             tracing::warn!("mariadbd does not stop; it is killed");
             processes::kill(pid, Signal::SIGKILL);
             let mut running = self.running.subscribe();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use topology::Stamp;
-use topology::member::{MemberName, MemberState, Phase, Volume};
+use topology::member::{MemberName, MemberState, Phase, Trouble, Volume};
 
 use crate::{Me, Shared, login, volume};
 
@@ -13,6 +13,8 @@ use crate::{Me, Shared, login, volume};
 const EVERY: Duration = Duration::from_millis(200);
 /// How often while a change is under way.
 const CHANGING_EVERY: Duration = Duration::from_millis(20);
+/// A server that takes so long to answer is told of.
+const UNRESPONSIVE: Duration = Duration::from_secs(1);
 /// How often a server that does not answer yet is tried.
 const STARTING_EVERY: Duration = Duration::from_millis(50);
 /// A server that does not answer is told of so often.
@@ -72,12 +74,29 @@ pub(crate) async fn ask(
     answer
 }
 
+/// A server that does not answer for a while is told of before it does.
+async fn noticed<T>(shared: &Shared, answer: impl Future<Output = T>) -> T {
+    tokio::pin!(answer);
+    if let Ok(answer) = tokio::time::timeout(UNRESPONSIVE, &mut answer).await {
+        return answer;
+    }
+    shared.state.update(|state| {
+        if state.phase == Phase::Running && state.trouble.is_none() {
+            state.trouble = Some(Trouble::Unresponsive);
+        }
+    });
+    answer.await
+}
+
 /// Tells what the server said, together with what its relay log holds.
 pub(crate) async fn publish(shared: &Shared, session: &mut sql::Session, server: topology::member::ServerState) {
     let relay = crate::relay::look(shared, session, &server).await;
     shared.state.update(|state| {
         state.server = Some(server);
         state.relay = relay;
+        if state.trouble == Some(Trouble::Unresponsive) {
+            state.trouble = None;
+        }
         if state.phase == Phase::Starting {
             tracing::info!("mariadbd answers");
             state.phase = Phase::Running;
@@ -111,7 +130,7 @@ pub(crate) async fn poll(shared: Arc<Shared>) {
             continue;
         }
         let answer = match &mut session {
-            Some(session) => ask(&shared, session).await,
+            Some(session) => noticed(&shared, ask(&shared, session)).await,
             None => match sql::Session::open(&target(&shared)).await {
                 Ok(mut opened) => {
                     let answer = ask(&shared, &mut opened).await;

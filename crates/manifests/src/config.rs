@@ -65,6 +65,7 @@ fn agent(input: &Input<'_>) -> AgentConfig {
             .replication
             .as_ref()
             .map_or(0, |replication| u64::try_from(replication.failover_timeout.as_millis()).unwrap_or(u64::MAX)),
+        grace_seconds: u64::try_from(object.pod.termination_grace_seconds).unwrap_or(0),
         probes: UserProbes {
             liveness: exec(object.probes.liveness.as_ref()),
             readiness: exec(object.probes.readiness.as_ref()),

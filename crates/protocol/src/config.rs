@@ -39,8 +39,16 @@ pub struct AgentConfig {
     /// How long a primary that cannot write is left alone, milliseconds.
     #[serde(default)]
     pub failover_timeout_ms: u64,
+    /// `terminationGracePeriodSeconds` of the pod.
+    #[serde(default = "default_grace")]
+    pub grace_seconds: u64,
     /// Users' own exec probes, run by the agent.
     pub probes: UserProbes,
+}
+
+/// Kubernetes' own default.
+fn default_grace() -> u64 {
+    30
 }
 
 /// What commits wait for.

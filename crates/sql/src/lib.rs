@@ -10,6 +10,7 @@ mod session;
 mod statements;
 
 pub use logs::LogIndexes;
+pub use markers::Acknowledgements;
 pub use reception::Reception;
 pub use session::{Session, SqlError, Target};
 pub use statements::{Account, Follow};

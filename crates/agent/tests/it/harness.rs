@@ -154,6 +154,7 @@ impl Lab {
             max_lag_seconds: 30,
             commits: protocol::config::Commits { promised: settings.promised, strict: false },
             failover_timeout_ms: 5000,
+            grace_seconds: 20,
             probes: protocol::config::UserProbes::default(),
         };
         let folder = inside(paths::CONFIG_DIR);

@@ -1,5 +1,6 @@
 //! What a member has and others have not: relay logs that are not applied, transactions that no primary wrote.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::time::Duration;
 
@@ -38,7 +39,7 @@ fn applied(state: &MemberState) -> GtidPosition {
 }
 
 /// Many transactions, with all that is hard to carry through a text.
-fn write(lab: &Lab, n: usize, transactions: usize) {
+fn fill(lab: &Lab, n: usize, transactions: usize) {
     let mut sql = "SET NAMES utf8mb4; CREATE TABLE IF NOT EXISTS app.h (id INT AUTO_INCREMENT PRIMARY KEY, v LONGBLOB, t TEXT) CHARSET utf8mb4;".to_owned();
     for i in 0..transactions {
         let values = match i % 4 {
@@ -47,7 +48,7 @@ fn write(lab: &Lab, n: usize, transactions: usize) {
             2 => "NULL, REPEAT('x', 1000)",
             _ => "RANDOM_BYTES(1000), NULL",
         };
-        sql.push_str(&format!("INSERT INTO app.h (v, t) VALUES ({values});"));
+        let _ = write!(sql, "INSERT INTO app.h (v, t) VALUES ({values});");
     }
     sql.push_str(
         "CREATE OR REPLACE VIEW app.w AS SELECT COUNT(*) FROM app.h; UPDATE app.h SET t = CONCAT(t, '!') WHERE id % 2;",
@@ -61,13 +62,13 @@ const SUM: &str = "CHECKSUM TABLE app.h EXTENDED";
 /// running again. What the table should be, and how far the relay log goes.
 fn behind(lab: &mut Lab, transactions: usize) -> (String, GtidPosition) {
     lab.primary(0);
-    write(lab, 0, 4);
+    fill(lab, 0, 4);
     lab.replica(1, 0, 0);
     let position = |lab: &Lab| applied(&lab.state(0).unwrap());
     lab.eventually(1, SOON, |state| state.server.is_some() && applied(state) == position(lab));
     lab.sql(1, "STOP SLAVE SQL_THREAD");
     for _ in 0..3 {
-        write(lab, 0, transactions / 3);
+        fill(lab, 0, transactions / 3);
         // Several files, as in a long life.
         lab.sql(1, "FLUSH RELAY LOGS");
     }
@@ -98,7 +99,7 @@ fn replayed(mut lab: Lab) {
     assert_eq!(lab.sql(1, SUM), sum);
     // It goes on as primary.
     lab.tell(1, Action::OpenForWrites { opening: topology::action::Opening::default() }).unwrap();
-    write(&lab, 1, 4);
+    fill(&lab, 1, 4);
 }
 
 fn a_relay_log_is_applied_from_its_files() {
@@ -148,8 +149,8 @@ fn a_gap_in_the_relay_log_is_noticed() {
     let index = fs::read_to_string(data.join("relay-bin.index")).unwrap();
     let before = lab.sql(1, "SELECT @@gtid_binlog_pos");
     let first = index.lines().find(|name| fs::metadata(data.join(name)).unwrap().len() > 100_000).unwrap();
-    let rest: String = index.lines().filter(|name| *name != first).map(|name| format!("{name}\n")).collect();
-    fs::write(data.join("relay-bin.index"), rest).unwrap();
+    let rest: Vec<_> = index.lines().filter(|name| *name != first).collect();
+    fs::write(data.join("relay-bin.index"), rest.join("\n") + "\n").unwrap();
     let refused = lab.tell(1, Action::ReplayRelayLog).unwrap_err();
     let ClientError::Refused(Refusal::Failed { reason, message }) = &refused else { panic!("{refused}") };
     assert!(reason == "ReplayFailed" && message.contains("missing"), "{refused}");
@@ -161,7 +162,7 @@ fn a_gap_in_the_relay_log_is_noticed() {
 fn errant_transactions_are_written_down() {
     let mut lab = Lab::new("errant");
     lab.primary(0);
-    write(&lab, 0, 4);
+    fill(&lab, 0, 4);
     lab.replica(1, 0, 0);
     let end: GtidPosition = lab.sql(0, "SELECT @@gtid_binlog_pos").parse().unwrap();
     lab.eventually(1, SOON, |state| state.server.is_some() && applied(state) == end);
@@ -183,7 +184,7 @@ fn errant_transactions_are_written_down() {
     let folders: Vec<_> =
         fs::read_dir(lab.volume(1).join("agent/errant")).unwrap().map(|entry| entry.unwrap().path()).collect();
     let [folder] = folders.as_slice() else { panic!("{folders:?}") };
-    assert!(folder.to_string_lossy().ends_with("-data-1"), "{folder:?}");
+    assert!(folder.to_string_lossy().ends_with("-data-1"), "{}", folder.display());
     let statements = fs::read_to_string(folder.join("statements.sql")).unwrap();
     assert!(statements.contains("only here") && statements.contains("and here"), "{statements}");
     assert!(!statements.contains("delimiter!"), "what the primary wrote is not errant");

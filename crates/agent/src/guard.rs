@@ -1,0 +1,146 @@
+//! What a primary does without being told: it steps down when it learns of another one, gets back acknowledgements that were lost
+//! with a connection, and hands over before it stops.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use topology::MemberState;
+use topology::member::Volume;
+
+use crate::record::Leases;
+use crate::{Shared, actions, config, opening, state};
+
+/// How often an open server's agent looks at the record.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often one that is about to stop does.
+const LEAVE_EVERY: Duration = Duration::from_millis(500);
+/// An acker that stops waits so long for being let go. (Writes pause for a moment where it was the only one.)
+const ACKER_PATIENCE: Duration = Duration::from_secs(10);
+/// Sessions that wait so long without any acknowledgement while an acker is connected.
+const LOST_AFTER: Duration = Duration::from_millis(100);
+/// Between two markers for that, at first and at most.
+const MARKERS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+
+/// Does it take writes?
+pub(crate) fn open(state: &MemberState) -> bool {
+    state.server.as_ref().is_some_and(|server| !server.read_only)
+}
+
+/// Steps down when the record names another holder: from the API alone, whoever else is away.
+pub(crate) async fn watch_the_record(shared: Arc<Shared>) {
+    let mut leases = Leases::default();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let now = shared.state.now();
+        if !open(&now) {
+            continue;
+        }
+        let record = match leases.record(&shared).await {
+            Ok(record) => record,
+            Err(why) => {
+                tracing::debug!(why, "the record cannot be read");
+                continue;
+            }
+        };
+        let (Some(record), Volume::Data { data_id }) = (record, now.volume) else { continue };
+        let holds = record.holder.as_ref().is_none_or(|holder| holder.data_id == data_id);
+        // Nobody else acknowledges, or nobody is proven to have everything: then a server that cannot write is still the best.
+        shared.health.note_stand_ins(holds && !record.solo && !record.ackers.is_empty());
+        if holds || record.epoch < now.accepted.epoch {
+            continue; // An older record is one that somebody put back.
+        }
+        tracing::warn!(epoch = record.epoch, "another member is primary: this one steps down");
+        if let Err(why) = step_down(&shared, record.stamp()).await {
+            tracing::warn!(why, "not stepped down");
+        }
+    }
+}
+
+async fn step_down(shared: &Arc<Shared>, stamp: topology::Stamp) -> Result<(), String> {
+    let _turn = actions::cut_in(shared, "stepping down").await.map_err(|busy| busy.to_string())?;
+    match shared.stamps.accept(stamp) {
+        Ok(Ok(())) => {}
+        // Whoever told it that knows better.
+        Ok(Err(highest)) => return Err(format!("{highest:?} was accepted since")),
+        // A full disk is no reason to go on.
+        Err(error) => tracing::warn!(%error, "the stamp cannot be saved"),
+    }
+    shared.state.update(|state| state.accepted = shared.stamps.highest());
+    opening::close(shared, 0, true).await.map(drop).map_err(|refusal| refusal.to_string())
+}
+
+/// An acknowledgement that was lost with a broken connection is not sent again; any later commit brings it.
+pub(crate) async fn bring_back_acknowledgements(shared: Arc<Shared>) {
+    let mut watch = shared.state.subscribe();
+    let mut pause = MARKERS.0;
+    loop {
+        let wait = |state: &MemberState| {
+            open(state) && state.server.as_ref().is_some_and(|s| s.semi_sync.waiting > 0 && s.semi_sync.clients > 0)
+        };
+        if watch.wait_for(wait).await.is_err() {
+            return;
+        }
+        match nobody_acknowledges(&shared).await {
+            Ok(true) => {
+                tracing::info!("sessions wait although an acker is connected: a marker is committed");
+                if let Err(refusal) = opening::commit_own_marker(&shared).await {
+                    tracing::warn!(%refusal, "no marker");
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(MARKERS.1);
+            }
+            Ok(false) => {
+                pause = MARKERS.0;
+                tokio::time::sleep(LOST_AFTER).await;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "acknowledgements are not known");
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+}
+
+async fn nobody_acknowledges(shared: &Shared) -> Result<bool, sql::SqlError> {
+    let mut session = sql::Session::open(&state::target(shared)).await?;
+    let before = session.acknowledgements().await?;
+    tokio::time::sleep(LOST_AFTER).await;
+    let after = session.acknowledgements().await?;
+    Ok(before.waiting > 0 && after.waiting > 0 && after.clients > 0 && before.acknowledged == after.acknowledged)
+}
+
+/// The pod was told to stop: returns when this member is not needed any more, or has waited long enough.
+pub(crate) async fn leave(shared: &Arc<Shared>) {
+    shared.state.update(|state| state.leaving = true);
+    let config = config::agent(&shared.places).unwrap_or_else(|_| shared.config.clone());
+    if !config.replication || config.single_member || !shared.server.is_running() {
+        return;
+    }
+    let started = Instant::now();
+    let half = Duration::from_secs(config.grace_seconds / 2);
+    let mut leases = Leases::default();
+    loop {
+        let now = shared.state.now();
+        let opened = open(&now);
+        let Volume::Data { data_id } = now.volume else { return };
+        if !shared.server.is_running() {
+            return;
+        }
+        let limit = match leases.record(shared).await {
+            // Everything goes.
+            Ok(None) => return,
+            Ok(Some(record)) if record.holder.as_ref().is_some_and(|holder| holder.data_id == data_id) => half,
+            Ok(Some(record)) if record.is_acker(&data_id) => half.min(ACKER_PATIENCE),
+            Ok(Some(_)) => return,
+            Err(why) => {
+                tracing::debug!(why, "the record cannot be read");
+                if opened { half } else { half.min(ACKER_PATIENCE) }
+            }
+        };
+        if started.elapsed() > limit {
+            tracing::warn!(waited = ?started.elapsed(), "nobody took over; the server stops all the same");
+            return;
+        }
+        tokio::time::sleep(LEAVE_EVERY).await;
+    }
+}
