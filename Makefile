@@ -14,10 +14,10 @@ setup:
 	@scripts/setup
 
 build: setup
-	cargo build --package cli
+	cargo build --workspace --bins
 
 image: setup
-	cargo xtask image
+	cargo build --workspace --bins && target/*/debug/xtask image
 
 demo: build
 	@scripts/demo

@@ -1,7 +1,7 @@
 //! What is known, and how it gets known: the server is asked a few times a second over one connection.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 use topology::Stamp;
@@ -29,15 +29,11 @@ pub(crate) struct Board {
 
 impl Board {
     pub(crate) fn new(me: &Me, server_id: u32, volume: Volume, accepted: Stamp) -> Self {
-        Self {
-            state: watch::Sender::new(MemberState::new(
-                MemberName(me.pod.clone()),
-                me.uid.clone(),
-                server_id,
-                accepted,
-                volume,
-            )),
-        }
+        let mut state = MemberState::new(MemberName(me.pod.clone()), me.uid.clone(), server_id, accepted, volume);
+        // Above whatever an agent of this pod has told before: nobody changes his mind a million times a second.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        state.sequence = u64::try_from(now.as_micros()).unwrap_or(u64::MAX / 2);
+        Self { state: watch::Sender::new(state) }
     }
 
     /// Changes the state; watchers hear of it only when it is different.
@@ -45,7 +41,9 @@ impl Board {
         self.state.send_if_modified(|state| {
             let before = state.clone();
             change(state);
-            *state != before
+            let changed = *state != before;
+            state.sequence += u64::from(changed);
+            changed
         });
     }
 

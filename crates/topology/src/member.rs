@@ -41,6 +41,10 @@ pub struct MemberState {
     pub pod_uid: String,
     /// This member's `server_id`.
     pub server_id: u32,
+    /// Grows with every change of the state, over restarts of the agent, too: of two reports of one pod the one with the
+    /// higher number is the later one.
+    #[serde(default)]
+    pub sequence: u64,
     /// Highest stamp that the agent has accepted (kept on its disk).
     pub accepted: Stamp,
     /// What the volume holds.
@@ -83,6 +87,7 @@ impl MemberState {
             name,
             pod_uid,
             server_id,
+            sequence: 0,
             accepted,
             volume,
             phase: Phase::Waiting,

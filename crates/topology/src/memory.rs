@@ -34,7 +34,7 @@ pub struct Memory {
     pub still_since: Time,
     /// Its server runs and does not do what it should, or does not answer, since.
     pub unwell_since: Option<Time>,
-    /// It does not receive from its source since.
+    /// It has a source and does not receive from it since.
     pub deaf_since: Option<Time>,
     /// It was busy with something: nothing is asked of it before this.
     pub not_before: Time,
@@ -186,9 +186,9 @@ impl Memory {
         }
         let unwell = state.trouble.is_some() || state.phase == Phase::Running && state.server.is_none();
         keep(&mut self.unwell_since, unwell, now);
-        let receives = state.server.as_ref().and_then(|server| server.replication.as_ref());
-        let receives = receives.is_some_and(|replication| replication.io == ThreadState::Yes && replication.receives);
-        keep(&mut self.deaf_since, !receives, now);
+        let replication = state.server.as_ref().and_then(|server| server.replication.as_ref());
+        let deaf = replication.is_some_and(|r| r.io != ThreadState::Yes || !r.receives);
+        keep(&mut self.deaf_since, deaf, now);
         match state.server.as_ref().and_then(|server| server.replication.as_ref()) {
             Some(replication) if works(replication) => {
                 let since = *self.well_since.get_or_insert(now);
@@ -240,6 +240,10 @@ impl Memory {
         match result {
             Ok(()) => {
                 self.sent = self.sent.max(Some(command.stamp));
+                if matches!(command.action, Action::Follow { .. } | Action::StartReplication) {
+                    // It has a new source, and all its time to reach it.
+                    self.deaf_since = None;
+                }
                 match &command.action {
                     Action::Follow { source, demote: _ } => self.followed = Some(source.clone()),
                     Action::EnsureReplicationAccounts { users, login_only: _ } => {

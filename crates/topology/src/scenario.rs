@@ -70,6 +70,7 @@ pub(crate) fn replica_state(member: &str, server_id: u32, data_id: &str) -> Memb
         name: name(member),
         pod_uid: format!("uid-{member}"),
         server_id,
+        sequence: 0,
         accepted: Stamp::default(),
         volume: Volume::Data { data_id: DataId(data_id.to_owned()) },
         phase: Phase::Running,

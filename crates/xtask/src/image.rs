@@ -43,7 +43,7 @@ fn build(profile: &str) -> anyhow::Result<PathBuf> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(&root)
-        .args(["build", "--quiet", "--package", "cli", "--bin", "mariadb-operator", "--profile", profile])
+        .args(["build", "--quiet", "--workspace", "--bins", "--profile", profile])
         .args(["--message-format", "json-render-diagnostics"])
         .stderr(std::process::Stdio::inherit())
         .output()

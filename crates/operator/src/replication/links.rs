@@ -134,8 +134,8 @@ fn note(heard: &Mutex<Agent>, state: MemberState, now: Time) -> bool {
     let mut heard = lock(heard);
     let news = match &*heard {
         Agent::Silent { .. } => true,
-        // What was on its way when a command was accepted is old.
-        Agent::Answers { state: known, .. } if known.pod_uid == state.pod_uid && known.accepted > state.accepted => {
+        // What was on its way when the answer to a command came is old.
+        Agent::Answers { state: known, .. } if known.pod_uid == state.pod_uid && known.sequence > state.sequence => {
             return false;
         }
         Agent::Answers { state: known, .. } => **known != state,

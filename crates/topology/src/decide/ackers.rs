@@ -1,6 +1,6 @@
 //! Who may acknowledge, and what is proven about it (docs/failover.md, section 4).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::course::TICK;
@@ -83,7 +83,7 @@ pub(super) fn keep(pass: &mut Pass<'_>) -> Flow {
 /// Without a promise there are no ackers.
 fn forget(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
     let Some(state) = primary.state() else { return Flow::Next };
-    let locked: Vec<String> = state.locks.accounts.iter().cloned().collect();
+    let locked: Vec<String> = ours(pass).filter(|account| state.locks.accounts.contains(account)).collect();
     if !locked.is_empty() && pass.can_order(primary) {
         pass.order_patiently(primary, Action::Unlock { accounts: locked });
     }
@@ -94,10 +94,24 @@ fn forget(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
     Flow::Next
 }
 
+/// Accounts of members.
+fn ours<'p>(pass: &'p Pass<'_>) -> impl Iterator<Item = String> + use<'p> {
+    pass.intent.members.iter().map(|member| pass.intent.account(member))
+}
+
+/// Accounts that are on the primary: it was told to make them, or somebody has replicated with them.
+fn accounts_there(pass: &Pass<'_>, primary: Member<'_>) -> BTreeSet<String> {
+    let mut there = primary.seen.map(|seen| seen.memory.accounts.clone()).unwrap_or_default();
+    there.extend(
+        pass.members().filter(|member| member.replication().is_some()).map(|member| pass.intent.account(member.intent)),
+    );
+    there
+}
+
 /// Candidates that are not ackers are locked out; everybody else is let in.
 fn locks(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
-    let (Some(state), Some(seen)) = (primary.state(), primary.seen) else { return Flow::Next };
-    let known = &seen.memory.accounts;
+    let Some(state) = primary.state() else { return Flow::Next };
+    let known = accounts_there(pass, primary);
     let locked = &state.locks.accounts;
     let outside = pass.accounts_to_lock(pass.record, primary.name());
     let lock: Vec<String> =
@@ -106,8 +120,9 @@ fn locks(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
         pass.order_patiently(primary, Action::Lock { accounts: lock });
         return Flow::Stop;
     }
-    // Those of ackers, and of members that never acknowledge.
-    let unlock: Vec<String> = locked.iter().filter(|account| !outside.contains(account)).cloned().collect();
+    // Those of ackers, and of members that never acknowledge; other people's accounts are their own business.
+    let unlock: Vec<String> =
+        ours(pass).filter(|account| locked.contains(account) && !outside.contains(account)).collect();
     if !unlock.is_empty() {
         pass.order_patiently(primary, Action::Unlock { accounts: unlock });
         return Flow::Stop;
@@ -178,7 +193,7 @@ fn replicates(member: Member<'_>) -> bool {
 
 /// Members that may acknowledge are let in.
 fn admit(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
-    let known = primary.seen.map(|seen| seen.memory.accounts.clone()).unwrap_or_default();
+    let known = accounts_there(pass, primary);
     let mut accounts = Vec::new();
     let mut names = Vec::new();
     for member in pass.others() {

@@ -58,7 +58,8 @@ pub(super) fn stale_record(pass: &mut Pass<'_>) -> Flow {
     let Stamp { epoch, revision } = highest;
     let keeps_holder = epoch == pass.record.epoch;
     pass.next = Record {
-        epoch,
+        // A later epoch may have been recorded and lost, its first orders still be on their way: that number is left out.
+        epoch: if keeps_holder { epoch } else { epoch + 1 },
         revision: revision + 1,
         holder: pass.record.holder.clone().filter(|_| keeps_holder),
         first: pass.record.first.clone().filter(|_| keeps_holder),

@@ -81,7 +81,8 @@ pub(super) fn open_at_once(pass: &mut Pass<'_>, member: Member<'_>) {
     }
     let opening = opening(pass, &pass.next.clone(), member.name());
     pass.order(member, Action::OpenForWrites { opening });
-    if pass.intent.replication {
+    // Later primaries have the accounts from the first one.
+    if pass.intent.replication && pass.record.history.is_empty() {
         let ensure = ensure_accounts(pass);
         pass.order(member, ensure);
     }
