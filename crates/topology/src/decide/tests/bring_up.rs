@@ -163,7 +163,7 @@ fn a_lost_record_is_rebuilt_from_the_data() {
     }
     assert!(world.settle().report.health.ok);
     assert!(log(&mut world).starts_with("db-0 start\ndb-1 start\ndb-2 start\ndb-0 open"));
-    assert_eq!(world.record.epoch, before.epoch + 1);
+    assert_eq!(world.record.epoch, before.epoch + 2);
     assert!(world.record.revision > before.revision);
 }
 
