@@ -41,11 +41,22 @@ fn fit(pass: &Pass<'_>, member: Member<'_>) -> Result<(), (String, bool)> {
         _ => return Err(("has no server that runs".to_owned(), true)),
     }
     let Some(server) = &state.server else { return Err(("has a server that does not answer".to_owned(), false)) };
-    let Some(replication) = &server.replication else { return Ok(()) };
-    if let Need::Repair(_) | Need::Reseed(_) | Need::Person(_) = need(replication) {
-        return Err(("does not replicate".to_owned(), false));
+    if let Some(primary) = pass.lead()
+        && let Some(view::Verdict::Errant(_)) = member.verdict(primary, &pass.record.history)
+    {
+        return Err(("has transactions that the primary never had".to_owned(), true));
     }
-    Ok(())
+    let Some(replication) = &server.replication else { return Ok(()) };
+    match need(replication) {
+        // It is re-seeded as soon as it is no acker any more.
+        Need::Reseed(_) => Err(("does not replicate, and must be re-seeded".to_owned(), true)),
+        Need::Repair(_) | Need::Person(_) => {
+            let since = member.seen.and_then(|seen| seen.memory.trouble_since).unwrap_or(pass.now);
+            let lasts = pass.now.since(since) >= member.intent.replica.recovery.threshold;
+            Err(("does not replicate".to_owned(), lasts))
+        }
+        Need::Nothing | Need::Start | Need::Retry(_) => Ok(()),
+    }
 }
 
 /// It has not received anything for so long that it cannot count any more.

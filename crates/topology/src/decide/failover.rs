@@ -283,7 +283,7 @@ fn undo(pass: &mut Pass<'_>, plan: &Plan, why: String) -> Flow {
     pass.operation = Some(format!("the failover is given up for now: {why}"));
     pass.fail(NAME, why);
     for member in to_fence(pass) {
-        if member.state().is_some_and(|state| state.fence.is_some()) {
+        if member.state().is_some_and(|state| state.fence.is_some()) && !member.has_relay_log() {
             pass.order_at_once(member, Action::StartReplication);
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::first::was_primary;
 use super::judge::{applied, held};
 use super::pass::{Flow, Pass};
+use super::repair::replay;
 use super::view::{Member, Verdict};
 use crate::action::{Action, Source};
 use crate::member::ReplicationState;
@@ -26,7 +27,7 @@ pub(super) fn follow_primary(pass: &mut Pass<'_>) -> Flow {
         if member.replication().is_none() && !joins_clean(pass, member, primary) {
             continue;
         }
-        if !let_in(pass, member, primary, &source) || !drained(pass, member) {
+        if replay(pass, member) || !let_in(pass, member, primary, &source) || !drained(pass, member) {
             continue;
         }
         let ready = primary.seen.is_some_and(|seen| seen.memory.accounts.contains(&source.user));

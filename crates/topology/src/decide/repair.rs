@@ -139,6 +139,9 @@ pub(super) fn stopped_threads(pass: &mut Pass<'_>) -> Flow {
 }
 
 fn restart(pass: &mut Pass<'_>, member: Member<'_>, error: Option<&ServerError>) {
+    if replay(pass, member) {
+        return;
+    }
     if !pass.can_order(member) || !pass.order_patiently(member, Action::StartReplication) {
         return;
     }
@@ -155,6 +158,23 @@ fn restart(pass: &mut Pass<'_>, member: Member<'_>, error: Option<&ServerError>)
             ),
         ),
     }
+}
+
+/// What an acker has received it has acknowledged: that is applied from the files before a thread is started, or pointed
+/// elsewhere. `true`: it is, or will be.
+pub(super) fn replay(pass: &mut Pass<'_>, member: Member<'_>) -> bool {
+    let acker = member.data_id().is_some_and(|data_id| pass.record.is_acker(data_id));
+    if !acker || !member.has_relay_log() {
+        return false;
+    }
+    if pass.can_order(member) && pass.order_patiently(member, Action::ReplayRelayLog) {
+        pass.event(
+            "ReplayingRelayLog",
+            member,
+            format!("{} applies what it had received before it stopped", member.name()),
+        );
+    }
+    true
 }
 
 /// Why the IO thread does not get through, for people.

@@ -128,6 +128,11 @@ impl<'a> Member<'a> {
         }
     }
 
+    /// Both threads are stopped, and the relay log holds more than is applied: starting either thread would throw it away.
+    pub(super) fn has_relay_log(self) -> bool {
+        self.state().is_some_and(|state| state.relay.is_some())
+    }
+
     /// Both threads run, from the member named.
     pub(super) fn replicates(self) -> bool {
         self.replication().is_some_and(memory::works)

@@ -1,0 +1,167 @@
+//! What goes wrong.
+
+use rand::Rng as _;
+
+use crate::server::Disk;
+use crate::world::{Node, World};
+
+impl World {
+    fn count(&mut self, kind: &'static str) {
+        *self.stats.faults.entry(kind).or_default() += 1;
+    }
+
+    /// Something goes wrong, or is mended.
+    pub(crate) fn fault(&mut self) {
+        let n = self.rng.random_range(0..self.members.len());
+        // The primary is the most interesting one.
+        let holder = self.lease.record.holder.as_ref().and_then(|holder| self.index(&holder.member));
+        let n = if self.chance(2) { holder.unwrap_or(n) } else { n };
+        match self.rng.random_range(0..100) {
+            0..20 => {
+                self.tell(|| format!("FAULT the server of db-{n} is killed"));
+                self.count("server killed");
+                self.crash(n);
+            }
+            20..30 => {
+                self.tell(|| format!("FAULT the pod of db-{n} is killed, and comes back"));
+                self.count("pod killed");
+                self.crash(n);
+                self.restart_agent(n);
+            }
+            30..36 => {
+                self.tell(|| format!("FAULT the node of db-{n} is off"));
+                self.count("node off");
+                self.crash(n);
+                self.restart_agent(n);
+                self.members[n].up = false;
+            }
+            36..46 => {
+                if let Some(off) = (0..self.members.len()).find(|n| !self.members[*n].up) {
+                    self.tell(|| format!("the node of db-{off} is back"));
+                    self.members[off].up = true;
+                }
+            }
+            46..58 => {
+                let other = match self.rng.random_range(0..10) {
+                    0..3 => Node::Operator,
+                    3..5 => Node::Api,
+                    5 => Node::Clients,
+                    _ => Node::Member((n + self.rng.random_range(1..self.members.len())) % self.members.len()),
+                };
+                self.cut(Node::Member(n), other);
+            }
+            58..62 => {
+                self.tell(|| format!("FAULT db-{n} is cut off from everything"));
+                self.count("cut off");
+                for other in 0..self.members.len() {
+                    if other != n {
+                        self.cuts.insert((Node::Member(n.min(other)), Node::Member(n.max(other))));
+                    }
+                }
+                for other in [Node::Operator, Node::Api] {
+                    self.cuts.insert((Node::Member(n), other));
+                }
+            }
+            62..74 => {
+                self.tell(|| "the network is whole again".to_owned());
+                self.cuts.clear();
+            }
+            74..79 => {
+                self.count("API away");
+                self.cut(Node::Operator, Node::Api);
+            }
+            79..84 => {
+                self.tell(|| format!("FAULT the server of db-{n} is frozen or thawed"));
+                self.count("server frozen");
+                if let Some(process) = self.members[n].process.as_mut() {
+                    process.frozen = !process.frozen;
+                }
+            }
+            84..90 => {
+                self.tell(|| "FAULT the operator is killed".to_owned());
+                self.count("operator killed");
+                for operator in &mut self.operators {
+                    operator.alive = false;
+                }
+            }
+            90..95 => {
+                self.count("operator stopped between two actions");
+                if let Some(operator) = self.operators.last_mut() {
+                    operator.to_stop = true;
+                }
+            }
+            95..97 => {
+                let target = self.rng.random_range(0..self.members.len());
+                self.tell(|| format!("db-{target} is wanted as primary"));
+                self.count("switchover asked for");
+                self.intent.wanted_primary = self.members[target].name.clone();
+            }
+            97 => {
+                self.tell(|| format!("FAULT the disk of db-{n} is lost"));
+                self.count("disk lost");
+                self.something_lost = true;
+                self.crash(n);
+                self.restart_agent(n);
+                self.members[n].disk = Disk::default();
+            }
+            98 => {
+                // Root passes read_only: what is written so is nobody's promise.
+                let replica = self.members[n].process.as_ref().is_some_and(|p| p.answers() && p.read_only && !p.waits);
+                if replica && self.members[n].disk.source.is_some() {
+                    self.tell(|| format!("FAULT root writes on db-{n}"));
+                    self.count("root writes on a replica");
+                    let id = self.members[n].server_id;
+                    let next = self.members[n].disk.last_sequence() + 1;
+                    self.members[n].disk.content.push(crate::server::Entry { server_id: id, sequence: next });
+                }
+            }
+            _ => {
+                self.tell(|| "FAULT everything is killed".to_owned());
+                self.count("everything killed");
+                for n in 0..self.members.len() {
+                    self.crash(n);
+                    self.restart_agent(n);
+                }
+            }
+        }
+    }
+
+    fn cut(&mut self, a: Node, b: Node) {
+        self.tell(|| format!("FAULT {a:?} and {b:?} do not reach each other"));
+        self.count("cut");
+        self.cuts.insert((a.min(b), a.max(b)));
+    }
+
+    fn crash(&mut self, n: usize) {
+        self.disconnect(n);
+        let now = self.now;
+        let member = &mut self.members[n];
+        member.process = None;
+        member.resumes = None;
+        member.idle_since = now;
+        member.sequence += 1;
+    }
+
+    fn restart_agent(&mut self, n: usize) {
+        let member = &mut self.members[n];
+        member.life += 1;
+        (member.fence, member.marker, member.cloning) = (None, None, None);
+        member.locks_stamp = topology::Stamp::default();
+        member.awaits.clear();
+    }
+
+    /// Everything is mended.
+    pub(crate) fn end_faults(&mut self) {
+        self.tell(|| "faults are over".to_owned());
+        self.cuts.clear();
+        for member in &mut self.members {
+            member.up = true;
+            if let Some(process) = member.process.as_mut() {
+                process.frozen = false;
+            }
+        }
+        for operator in &mut self.operators {
+            operator.to_stop = false;
+        }
+    }
+}

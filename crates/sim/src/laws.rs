@@ -1,0 +1,104 @@
+//! What must hold, whatever happens.
+
+use std::fmt;
+
+use crate::server::Entry;
+use crate::world::World;
+
+/// A law that was broken.
+#[derive(Debug)]
+pub struct Violation {
+    /// The run.
+    pub seed: u64,
+    /// Which law.
+    pub law: &'static str,
+    /// How.
+    pub how: String,
+    /// What happened before, one line each.
+    pub story: Vec<String>,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {}: {}: {}", self.seed, self.law, self.how)?;
+        let from = self.story.len().saturating_sub(150);
+        for line in &self.story[from..] {
+            writeln!(f, "  {line}")?;
+        }
+        Ok(())
+    }
+}
+
+impl World {
+    pub(crate) fn broken(&self, law: &'static str, how: String) -> Box<Violation> {
+        Box::new(Violation { seed: self.seed, law, how, story: self.story.clone() })
+    }
+
+    /// Some disk still has it.
+    fn survives(&self, entry: Entry) -> bool {
+        self.members.iter().any(|member| member.disk.holds(entry))
+    }
+
+    /// A primary was opened under a new epoch: everything that was acknowledged is there.
+    pub(crate) fn check_opened(&self, n: usize) -> Result<(), Box<Violation>> {
+        if !self.settings.durability.promises() {
+            return Ok(());
+        }
+        let content = &self.members[n].disk.content;
+        for &(entry, _) in self.acknowledged.iter().rev() {
+            if content.iter().rev().any(|own| *own == entry) {
+                continue;
+            }
+            if self.survives(entry) {
+                let how =
+                    format!("db-{n} was opened without {}-{}, which was acknowledged", entry.server_id, entry.sequence);
+                return Err(self.broken("no acknowledged transaction is lost", how));
+            }
+        }
+        Ok(())
+    }
+
+    /// A commit was acknowledged to a client by member `n`.
+    pub(crate) fn acknowledge(&mut self, n: usize, entry: Entry) -> Result<(), Box<Violation>> {
+        let epoch = self.members[n].process.as_ref().map_or(0, |process| process.epoch);
+        self.acknowledged.push((entry, epoch));
+        self.stats.acknowledged += 1;
+        let Some(data_id) = self.members[n].disk.data_id.clone() else { return Ok(()) };
+        let writer = self.writers.entry(epoch).or_insert_with(|| data_id.clone());
+        if *writer != data_id && self.settings.durability.promises() {
+            let how = format!(
+                "db-{n} acknowledged {}-{} in epoch {epoch}, which is another one's",
+                entry.server_id, entry.sequence
+            );
+            return Err(self.broken("one writer in one epoch", how));
+        }
+        Ok(())
+    }
+
+    /// Member `n`'s data is about to be replaced.
+    pub(crate) fn check_wipe(&self, n: usize) -> Result<(), Box<Violation>> {
+        let own = &self.members[n].disk;
+        let holder = self.lease.record.holder.as_ref();
+        let primary = self.members.iter().find(|m| holder.is_some_and(|h| m.disk.data_id.as_ref() == Some(&h.data_id)));
+        for &entry in &own.content {
+            let elsewhere =
+                self.members.iter().enumerate().any(|(other, member)| other != n && member.disk.holds(entry));
+            let acknowledged = self.acknowledged.iter().any(|(known, _)| *known == entry);
+            if acknowledged && !elsewhere {
+                let how = format!("db-{n} alone held {}-{}", entry.server_id, entry.sequence);
+                return Err(self.broken("nobody is wiped who alone holds an acknowledged transaction", how));
+            }
+            let known = primary.is_some_and(|primary| primary.disk.holds(entry));
+            let saved = own
+                .saved
+                .iter()
+                .any(|e| e.server_id == entry.server_id && e.known < entry.sequence && entry.sequence <= e.last);
+            if !known && !saved {
+                let how =
+                    format!("{}-{} of db-{n} was neither on the primary nor saved", entry.server_id, entry.sequence);
+                return Err(self.broken("errant transactions are saved before they go", how));
+            }
+        }
+        Ok(())
+    }
+}

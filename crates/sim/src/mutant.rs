@@ -1,0 +1,45 @@
+//! Ways to break what is decided or carried out. Each must be caught.
+
+/// What is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutant {
+    /// A new primary opens before it has applied what it had received.
+    SkipDrain,
+    /// A change of primary does not raise the epoch.
+    ForgetEpoch,
+    /// `RESET MASTER` when a primary opens.
+    ResetMaster,
+    /// An acker is dropped from the record at once, without lock and marker.
+    ExpelWithoutMarker,
+    /// Replicas are let in before the record says that they may acknowledge.
+    AdmitBeforeRecording,
+    /// Ackers are not stopped from receiving.
+    NoFence,
+    /// A lock leaves open connections alone.
+    LockWithoutKill,
+    /// `solo` is never recorded.
+    IgnoreSolo,
+    /// Agents do not compare stamps.
+    NoCompare,
+    /// A lost race for the record is not noticed.
+    NoCompareAndSwap,
+    /// Errant transactions are said to be saved, and are not.
+    SaveNothing,
+}
+
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Mutant; 11] = [
+        Mutant::SkipDrain,
+        Mutant::ForgetEpoch,
+        Mutant::ResetMaster,
+        Mutant::ExpelWithoutMarker,
+        Mutant::AdmitBeforeRecording,
+        Mutant::NoFence,
+        Mutant::LockWithoutKill,
+        Mutant::IgnoreSolo,
+        Mutant::NoCompare,
+        Mutant::NoCompareAndSwap,
+        Mutant::SaveNothing,
+    ];
+}

@@ -1,0 +1,242 @@
+//! Operators: they look, decide, swap the record, and tell; they crash between any two of these, and a former one may
+//! still act late.
+
+use std::collections::BTreeMap;
+
+use rand::Rng as _;
+use topology::member::{MemberName, MemberState};
+use topology::memory::Memory;
+use topology::observation::{Agent, Claim, Observation, Pod, Seen};
+use topology::plan::PlanKind;
+use topology::{Command, Course, Decision, Record, Stamp, Time, decide};
+
+use crate::laws::Violation;
+use crate::mutant::Mutant;
+use crate::world::{Message, Node, World};
+
+/// An operator.
+#[derive(Debug, Clone)]
+pub(crate) struct Operator {
+    pub(crate) id: u64,
+    pub(crate) alive: bool,
+    kept: Option<(Record, u64)>,
+    course: Course,
+    memories: BTreeMap<MemberName, Memory>,
+    heard: BTreeMap<MemberName, (Heard, Time)>,
+    not_before: Time,
+    /// It was stopped after it had decided: it will go on from there, whatever happened meanwhile.
+    late: Option<(Box<Decision>, u64, Time)>,
+    /// It will be stopped so.
+    pub(crate) to_stop: bool,
+    pub(crate) well: bool,
+    pub(crate) health: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+enum Heard {
+    State(Box<MemberState>),
+    Silent(Time),
+}
+
+pub(crate) fn stamp(stamp: Stamp) -> String {
+    format!("({},{})", stamp.epoch, stamp.revision)
+}
+
+impl Operator {
+    pub(crate) fn new(id: u64) -> Self {
+        Self {
+            id,
+            alive: true,
+            kept: None,
+            course: Course::default(),
+            memories: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            not_before: Time(0),
+            late: None,
+            to_stop: false,
+            well: false,
+            health: None,
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn answer(
+        &mut self,
+        operator: u64,
+        n: usize,
+        command: &Command,
+        result: Result<(), String>,
+        last: bool,
+    ) {
+        let (now, name) = (self.now, self.members[n].name.clone());
+        let state = result.is_ok().then(|| self.report(n));
+        let Some(operator) = self.operators.iter_mut().find(|other| other.id == operator) else { return };
+        let memory = operator.memories.entry(name.clone()).or_default();
+        memory.end(command, result);
+        memory.in_flight = !last;
+        if let Some(state) = state {
+            operator.heard.insert(name, (Heard::State(Box::new(state)), now));
+        }
+    }
+
+    /// One step of one operator.
+    pub(crate) fn run_operator(&mut self, i: usize) -> Result<(), Box<Violation>> {
+        if let Some((decision, version, at)) = self.operators[i].late.clone() {
+            if self.now >= at {
+                self.operators[i].alive = false;
+                self.tell(|| "a former operator acts late".to_owned());
+                self.swap_and_tell(i, *decision, version);
+            }
+            return Ok(());
+        }
+        self.listen(i);
+        if self.now < self.operators[i].not_before || !self.reach(Node::Operator, Node::Api) {
+            return Ok(());
+        }
+        let (record, version) = match &self.operators[i].kept {
+            Some(kept) => kept.clone(),
+            None => {
+                let kept = (self.lease.record.clone(), self.lease.version);
+                self.operators[i].kept = Some(kept.clone());
+                kept
+            }
+        };
+        let observation = self.observe(i);
+        let mut decision = decide(&self.intent, &record, &observation, self.now);
+        for refusal in &decision.report.refusals {
+            *self.stats.refusals.entry(refusal.reason()).or_default() += 1;
+        }
+        self.operators[i].well = decision.report.health.ok && decision.orders.is_empty() && decision.record.is_none();
+        self.operators[i].health = Some(format!("{:?} {:?}", decision.report.health, decision.report.operation));
+        self.spoil(&record, &mut decision);
+        if self.operators[i].to_stop && (decision.record.is_some() || !decision.orders.is_empty()) {
+            let wait = std::time::Duration::from_millis(self.rng.random_range(100..4000));
+            let at = self.now.after(wait);
+            self.operators[i].late = Some((Box::new(decision), version, at));
+            self.tell(|| "the operator is stopped in the middle; another one takes over".to_owned());
+            let id = self.rng.random_range(2..u64::MAX);
+            self.operators.push(Operator::new(id));
+            return Ok(());
+        }
+        self.swap_and_tell(i, decision, version);
+        Ok(())
+    }
+
+    fn swap_and_tell(&mut self, i: usize, decision: Decision, version: u64) {
+        let now = self.now;
+        if let Some(record) = &decision.record {
+            let same = self.lease.version == version || self.settings.mutant == Some(Mutant::NoCompareAndSwap);
+            if !same || !self.reach(Node::Operator, Node::Api) {
+                self.operators[i].kept = None;
+                return;
+            }
+            if self.lease.record.epoch != record.epoch
+                || self.lease.record.ackers != record.ackers
+                || self.lease.record.solo != record.solo
+            {
+                let holder = record.holder.as_ref().map(|holder| holder.member.0.clone());
+                let ackers: Vec<_> = record.ackers.values().map(|acker| acker.member.0.clone()).collect();
+                let (text, solo) = (stamp(record.stamp()), record.solo);
+                self.tell(|| format!("record {text} holder {holder:?} ackers {ackers:?} solo {solo}"));
+            }
+            self.lease.record = record.clone();
+            self.lease.version += 1;
+            self.operators[i].kept = Some((record.clone(), self.lease.version));
+            if self.chance(60) {
+                // The swap succeeded, and its answer is lost.
+                self.operators[i].kept = None;
+                return;
+            }
+        } else if self.lease.version != version {
+            // Orders of a plan that is void by now go out all the same: agents refuse what is stale.
+            self.operators[i].kept = None;
+        }
+        self.operators[i].course = decision.course.clone();
+        let mut by_member: BTreeMap<usize, Vec<Command>> = BTreeMap::new();
+        for (member, command) in decision.commands() {
+            if let Some(n) = self.index(member) {
+                by_member.entry(n).or_default().push(command);
+            }
+        }
+        for (n, commands) in by_member {
+            let name = self.members[n].name.clone();
+            for command in &commands {
+                self.operators[i].memories.entry(name.clone()).or_default().begin(command, now);
+            }
+            let wait = std::time::Duration::from_millis(self.rng.random_range(0..300));
+            let operator = self.operators[i].id;
+            self.messages.push((now.after(wait), Message::Orders { operator, member: n, commands }));
+        }
+    }
+
+    /// Takes in what agents report: now and then late.
+    fn listen(&mut self, i: usize) {
+        for n in 0..self.members.len() {
+            let name = self.members[n].name.clone();
+            let reached = self.members[n].up && self.reach(Node::Member(n), Node::Operator);
+            if !reached {
+                let since = match self.operators[i].heard.get(&name) {
+                    Some((Heard::Silent(since), _)) => *since,
+                    _ => self.now,
+                };
+                self.operators[i].heard.insert(name, (Heard::Silent(since), self.now));
+            } else if !self.chance(4) {
+                let state = self.report(n);
+                let now = self.now;
+                self.operators[i].heard.insert(name, (Heard::State(Box::new(state)), now));
+            }
+        }
+    }
+
+    fn observe(&mut self, i: usize) -> Observation {
+        let now = self.now;
+        let draw = self.rng.random();
+        let ups: Vec<bool> = self.members.iter().map(|member| member.up).collect();
+        let names: Vec<MemberName> = self.members.iter().map(|member| member.name.clone()).collect();
+        let operator = &mut self.operators[i];
+        let mut members = BTreeMap::new();
+        for (name, up) in names.into_iter().zip(ups) {
+            let memory = operator.memories.entry(name.clone()).or_default();
+            let agent = match operator.heard.get(&name) {
+                Some((Heard::State(state), at)) => {
+                    memory.observe(state, now);
+                    Agent::Answers { state: state.clone(), at: *at }
+                }
+                Some((Heard::Silent(since), _)) => Agent::Silent {
+                    since: *since,
+                    attempts: u32::try_from(now.since(*since).as_millis() / 300).unwrap_or(u32::MAX),
+                    why: "no answer".to_owned(),
+                },
+                None => Agent::Silent { since: now, attempts: 0, why: "not yet".to_owned() },
+            };
+            let pod = if up { Pod::Running } else { Pod::Absent };
+            members.insert(name, Seen { pod, claim: Claim::Bound, agent, memory: memory.clone() });
+        }
+        Observation { members, idle_claims: Vec::new(), draw, course: operator.course.clone() }
+    }
+
+    /// Breaks a decision on purpose.
+    fn spoil(&mut self, before: &Record, decision: &mut Decision) {
+        let Some(mutant) = self.settings.mutant else { return };
+        let Some(record) = decision.record.as_mut() else { return };
+        match mutant {
+            Mutant::ForgetEpoch if record.epoch > before.epoch && before.epoch > 0 => {
+                record.epoch = before.epoch;
+                decision.stamp = record.stamp();
+            }
+            Mutant::ExpelWithoutMarker => {
+                if let Some(plan) = &decision.course.plan
+                    && let PlanKind::Expel { members, .. } = &plan.kind
+                {
+                    record.ackers.retain(|data_id, _| !members.contains_key(data_id));
+                    decision.orders.clear();
+                    decision.course.plan = None;
+                }
+            }
+            Mutant::AdmitBeforeRecording => record.ackers.retain(|data_id, _| before.ackers.contains_key(data_id)),
+            Mutant::IgnoreSolo => record.solo = false,
+            _ => {}
+        }
+    }
+}

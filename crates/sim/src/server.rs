@@ -1,0 +1,132 @@
+//! A MariaDB server and its disk, as far as replication goes (measured behaviour: binary log, relay log and its purge when
+//! both threads start, semi-synchronous acknowledgements, own events, crash recovery with and without truncation).
+
+use std::collections::BTreeSet;
+
+use topology::Stamp;
+use topology::gtid::{BinlogState, Gtid, GtidPosition};
+use topology::history::Errant;
+use topology::member::DataId;
+
+/// A transaction in a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Entry {
+    pub(crate) server_id: u32,
+    pub(crate) sequence: u64,
+}
+
+impl Entry {
+    pub(crate) fn gtid(self) -> Gtid {
+        Gtid { domain: 0, server_id: self.server_id, sequence: self.sequence }
+    }
+}
+
+fn position(entry: Option<&Entry>) -> GtidPosition {
+    entry.map(|entry| GtidPosition([(0, entry.gtid())].into())).unwrap_or_default()
+}
+
+/// What survives a crash.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Disk {
+    pub(crate) data_id: Option<DataId>,
+    /// Everything in the data, in order.
+    pub(crate) content: Vec<Entry>,
+    /// From here on it is in the binary log, too (a copy's starts empty).
+    pub(crate) binlog_from: usize,
+    /// How much of `content` came by replication or by the copy: `gtid_slave_pos`.
+    pub(crate) slave_pos: Option<Entry>,
+    /// In the binary log, and not committed in the engine: waiting for an acknowledgement. Always the tail of `content`.
+    pub(crate) waiting: usize,
+    /// Received and not applied.
+    pub(crate) relay: Vec<Entry>,
+    /// Accounts that are locked, by server id.
+    pub(crate) locked: BTreeSet<u32>,
+    /// Whom it replicates from.
+    pub(crate) source: Option<usize>,
+    /// Highest stamp that its agent accepted.
+    pub(crate) accepted: Stamp,
+    /// Written down for people.
+    pub(crate) saved: Vec<Errant>,
+}
+
+impl Disk {
+    pub(crate) fn binlog_pos(&self) -> GtidPosition {
+        position(self.content[self.binlog_from.min(self.content.len())..].last())
+    }
+
+    pub(crate) fn slave_pos(&self) -> GtidPosition {
+        position(self.slave_pos.as_ref())
+    }
+
+    /// `Gtid_IO_Pos`: received.
+    pub(crate) fn received(&self) -> GtidPosition {
+        position(self.relay.last().or(self.slave_pos.as_ref()))
+    }
+
+    pub(crate) fn binlog_state(&self) -> BinlogState {
+        let mut state = BinlogState::default();
+        for entry in &self.content[self.binlog_from.min(self.content.len())..] {
+            state.add(entry.gtid());
+        }
+        state
+    }
+
+    pub(crate) fn last_sequence(&self) -> u64 {
+        self.content.last().map_or(0, |entry| entry.sequence)
+    }
+
+    /// In the data or in the relay log.
+    pub(crate) fn holds(&self, entry: Entry) -> bool {
+        let found = |all: &[Entry]| all.iter().rev().any(|own| *own == entry);
+        found(&self.content) || found(&self.relay)
+    }
+}
+
+/// A replication thread's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Io {
+    No,
+    Connecting,
+    Yes,
+    /// The source does not know our position (1236).
+    Refused,
+}
+
+/// A running server.
+#[derive(Debug, Clone)]
+pub(crate) struct Process {
+    pub(crate) read_only: bool,
+    pub(crate) waits: bool,
+    pub(crate) io: Io,
+    pub(crate) sql: bool,
+    /// Out of order: the SQL thread stopped (1950).
+    pub(crate) diverged: bool,
+    /// Steps until it answers.
+    pub(crate) starting: u32,
+    /// Stopped with SIGSTOP.
+    pub(crate) frozen: bool,
+    /// Replicas whose connection is open, by server id.
+    pub(crate) connected: BTreeSet<u32>,
+    /// The epoch under which it was opened.
+    pub(crate) epoch: u64,
+}
+
+impl Process {
+    pub(crate) fn new() -> Self {
+        Self {
+            read_only: true,
+            waits: false,
+            io: Io::No,
+            sql: false,
+            diverged: false,
+            starting: 2,
+            frozen: false,
+            connected: BTreeSet::new(),
+            epoch: 0,
+        }
+    }
+
+    pub(crate) fn answers(&self) -> bool {
+        self.starting == 0 && !self.frozen
+    }
+}

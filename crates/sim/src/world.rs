@@ -1,0 +1,478 @@
+//! The world: members, the record in its API, operators, messages on their way, clients, and time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use topology::action::Endpoint;
+use topology::intent::{Durability, Failover, Intent, MemberIntent, Recovery, ReplicaIntent};
+use topology::member::{DataId, Fence, MemberName};
+use topology::{Command, Record, Stamp, Time};
+
+use crate::laws::Violation;
+use crate::mutant::Mutant;
+use crate::operator::Operator;
+use crate::server::{Disk, Entry, Io, Process};
+
+/// A step of the world.
+pub(crate) const STEP: Duration = Duration::from_millis(100);
+
+/// What a run is like.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Members.
+    pub members: usize,
+    /// Steps with faults.
+    pub steps: u32,
+    /// One in so many steps has a fault.
+    pub calm: u32,
+    /// What commits wait for.
+    pub durability: Durability,
+    /// What is broken on purpose.
+    pub mutant: Option<Mutant>,
+}
+
+/// What happened in a run.
+#[derive(Debug, Clone, Default)]
+pub struct Stats {
+    /// Steps.
+    pub steps: u64,
+    /// Faults, by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Epochs that began.
+    pub changes: u64,
+    /// Commits that were acknowledged to clients.
+    pub acknowledged: u64,
+    /// Refusals, by name: passes in which they stood.
+    pub refusals: BTreeMap<&'static str, u64>,
+    /// Runs that ended waiting for a person, because a disk or the record was lost.
+    pub needs_person: u64,
+}
+
+impl Stats {
+    /// Both together.
+    pub fn add(&mut self, other: &Stats) {
+        self.steps += other.steps;
+        self.changes += other.changes;
+        self.acknowledged += other.acknowledged;
+        self.needs_person += other.needs_person;
+        for (kind, count) in &other.faults {
+            *self.faults.entry(kind).or_default() += count;
+        }
+        for (name, count) in &other.refusals {
+            *self.refusals.entry(name).or_default() += count;
+        }
+    }
+}
+
+/// Somebody on the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Node {
+    Member(usize),
+    Operator,
+    Api,
+    Clients,
+}
+
+/// A copy that is being received.
+#[derive(Debug, Clone)]
+pub(crate) struct Cloning {
+    pub(crate) donor: usize,
+    pub(crate) data_id: DataId,
+    pub(crate) left: u32,
+}
+
+/// A wait for a position.
+#[derive(Debug, Clone)]
+pub(crate) struct Await {
+    pub(crate) command: Command,
+    pub(crate) operator: u64,
+    pub(crate) until: Time,
+}
+
+/// A member: disk, agent, server.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    pub(crate) name: MemberName,
+    pub(crate) server_id: u32,
+    pub(crate) disk: Disk,
+    pub(crate) process: Option<Process>,
+    /// Its pod runs.
+    pub(crate) up: bool,
+    pub(crate) life: u32,
+    pub(crate) sequence: u64,
+    pub(crate) fence: Option<Fence>,
+    /// The last marker: its decision, its transaction, and whether its commit has returned.
+    pub(crate) marker: Option<(Stamp, Entry, bool)>,
+    pub(crate) locks_stamp: Stamp,
+    pub(crate) cloning: Option<Cloning>,
+    pub(crate) awaits: Vec<Await>,
+    /// No decision since.
+    pub(crate) idle_since: Time,
+    /// Said to be saved.
+    pub(crate) claims_saved: Vec<topology::history::Errant>,
+    /// Its own start, to be opened when it answers.
+    pub(crate) resumes: Option<Record>,
+}
+
+/// The record and its version.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Lease {
+    pub(crate) record: Record,
+    pub(crate) version: u64,
+}
+
+/// Something on its way.
+#[derive(Debug, Clone)]
+pub(crate) enum Message {
+    /// Orders of one pass for one member, to be carried out one after the other.
+    Orders { operator: u64, member: usize, commands: Vec<Command> },
+    /// What came of one.
+    Answer { operator: u64, member: usize, command: Command, result: Result<(), String>, last: bool },
+}
+
+/// The world.
+pub struct World {
+    pub(crate) seed: u64,
+    pub(crate) settings: Settings,
+    pub(crate) rng: StdRng,
+    pub(crate) now: Time,
+    pub(crate) intent: Intent,
+    pub(crate) members: Vec<Member>,
+    pub(crate) lease: Lease,
+    pub(crate) operators: Vec<Operator>,
+    pub(crate) messages: Vec<(Time, Message)>,
+    pub(crate) cuts: BTreeSet<(Node, Node)>,
+    pub(crate) acknowledged: Vec<(Entry, u64)>,
+    pub(crate) writers: BTreeMap<u64, DataId>,
+    pub(crate) something_lost: bool,
+    /// What happened.
+    pub stats: Stats,
+    pub(crate) story: Vec<String>,
+}
+
+fn host(n: usize) -> String {
+    format!("db-{n}.sim")
+}
+
+fn member_intent(n: usize) -> MemberIntent {
+    MemberIntent {
+        name: MemberName(format!("db-{n}")),
+        object: "db".to_owned(),
+        server_id: u32::try_from(n).unwrap_or(0) + 1,
+        hands_off: false,
+        server: Endpoint { host: host(n), port: 3306 },
+        agent: Endpoint { host: host(n), port: 7443 },
+        donor: true,
+        candidate: true,
+        replica: ReplicaIntent {
+            through: None,
+            tls: false,
+            connect_retry: 1,
+            heartbeat_ms: 1000,
+            delay: 0,
+            max_lag: 30,
+            recovery: Recovery { enabled: true, threshold: Duration::from_secs(1) },
+        },
+    }
+}
+
+impl World {
+    /// A topology that runs and is well.
+    pub fn new(seed: u64, settings: Settings) -> Self {
+        let intent = Intent {
+            topology: "db".to_owned(),
+            replication: true,
+            hands_off: None,
+            wanted_primary: MemberName("db-0".to_owned()),
+            use_data_of: None,
+            durability: settings.durability,
+            failover: Failover {
+                timeout: Duration::from_secs(1),
+                retries: 2,
+                cooldown: Duration::from_secs(2),
+                sync_timeout: Duration::from_secs(2),
+                ..Failover::default()
+            },
+            request: None,
+            vacate: BTreeSet::new(),
+            replication_user: "repl".to_owned(),
+            members: (0..settings.members).map(member_intent).collect(),
+        };
+        let members = intent
+            .members
+            .iter()
+            .map(|member| Member {
+                name: member.name.clone(),
+                server_id: member.server_id,
+                disk: Disk::default(),
+                process: None,
+                up: true,
+                life: 0,
+                sequence: 0,
+                fence: None,
+                marker: None,
+                locks_stamp: Stamp::default(),
+                cloning: None,
+                awaits: Vec::new(),
+                idle_since: Time(1_000_000),
+                claims_saved: Vec::new(),
+                resumes: None,
+            })
+            .collect();
+        Self {
+            seed,
+            rng: StdRng::seed_from_u64(seed),
+            now: Time(1_000_000),
+            members,
+            lease: Lease::default(),
+            operators: vec![Operator::new(1)],
+            messages: Vec::new(),
+            cuts: BTreeSet::new(),
+            acknowledged: Vec::new(),
+            writers: BTreeMap::new(),
+            something_lost: false,
+            stats: Stats::default(),
+            story: Vec::new(),
+            intent,
+            settings,
+        }
+    }
+
+    pub(crate) fn tell(&mut self, line: impl FnOnce() -> String) {
+        let at = (self.now.0 - 1_000_000) as f64 / 1000.0;
+        self.story.push(format!("{at:7.1} s  {}", line()));
+    }
+
+    pub(crate) fn chance(&mut self, one_in: u32) -> bool {
+        self.rng.random_range(0..one_in) == 0
+    }
+
+    pub(crate) fn reach(&self, a: Node, b: Node) -> bool {
+        !self.cuts.contains(&(a.min(b), a.max(b)))
+    }
+
+    pub(crate) fn index(&self, name: &MemberName) -> Option<usize> {
+        self.members.iter().position(|member| member.name == *name)
+    }
+
+    pub(crate) fn by_host(&self, host: &str) -> Option<usize> {
+        (0..self.members.len()).find(|n| self.intent.members[*n].server.host == host)
+    }
+
+    /// Steps with faults.
+    pub(crate) fn live(&mut self) -> Result<(), Box<Violation>> {
+        // Brought up in peace.
+        for _ in 0..60 {
+            self.step()?;
+        }
+        for _ in 0..self.settings.steps {
+            if self.chance(self.settings.calm) {
+                self.fault();
+            }
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// Faults are over: the topology is well again within a bound, or waits for a person where something is gone for good.
+    pub(crate) fn heal(&mut self) -> Result<(), Box<Violation>> {
+        self.end_faults();
+        let mut long = Duration::ZERO;
+        for pass in 0..1500 {
+            self.step()?;
+            if pass > 20 && pass % 10 == 0 && self.is_well() {
+                return self.check_end();
+            }
+            if pass > 600 && pass % 100 == 0 {
+                // What waits for minutes (too many changes, patience with re-seeding) gets them.
+                long += Duration::from_secs(120);
+                self.now = self.now.after(Duration::from_secs(120));
+            }
+        }
+        let _ = long;
+        if self.something_lost {
+            self.stats.needs_person += 1;
+            return Ok(());
+        }
+        let report = self.operators.last().and_then(|operator| operator.health.clone());
+        Err(self.broken("healthy when faults are over", format!("{report:?}")))
+    }
+
+    fn is_well(&self) -> bool {
+        self.operators.last().is_some_and(|operator| operator.well) && self.messages.is_empty()
+    }
+
+    fn check_end(&mut self) -> Result<(), Box<Violation>> {
+        let holder = self.lease.record.holder.clone();
+        let primary = (0..self.members.len())
+            .find(|n| holder.as_ref().is_some_and(|h| self.members[*n].disk.data_id.as_ref() == Some(&h.data_id)));
+        let Some(primary) = primary else {
+            return Err(self.broken("healthy when faults are over", "no primary".to_owned()));
+        };
+        self.check_opened(primary)
+    }
+
+    /// A tenth of a second.
+    pub(crate) fn step(&mut self) -> Result<(), Box<Violation>> {
+        self.stats.steps += 1;
+        self.now = self.now.after(STEP);
+        self.deliver()?;
+        self.clients()?;
+        for n in 0..self.members.len() {
+            self.run_server(n)?;
+        }
+        for n in 0..self.members.len() {
+            self.run_agent(n)?;
+        }
+        let epoch = self.lease.record.epoch;
+        for i in 0..self.operators.len() {
+            self.run_operator(i)?;
+        }
+        self.operators.retain(|operator| operator.alive);
+        if self.operators.is_empty() {
+            let id = self.rng.random_range(2..u64::MAX);
+            self.operators.push(Operator::new(id));
+        }
+        self.stats.changes += self.lease.record.epoch.saturating_sub(epoch);
+        Ok(())
+    }
+
+    /// Clients write wherever they can.
+    fn clients(&mut self) -> Result<(), Box<Violation>> {
+        for n in 0..self.members.len() {
+            let open = self.members[n].process.as_ref().is_some_and(|process| process.answers() && !process.read_only);
+            if open && self.reach(Node::Member(n), Node::Clients) && self.chance(2) {
+                self.commit(n)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A commit on member `n`; it returns at once where nothing is waited for.
+    pub(crate) fn commit(&mut self, n: usize) -> Result<Entry, Box<Violation>> {
+        let member = &mut self.members[n];
+        let entry = Entry { server_id: member.server_id, sequence: member.disk.last_sequence() + 1 };
+        member.disk.content.push(entry);
+        if member.process.as_ref().is_some_and(|process| process.waits) {
+            member.disk.waiting += 1;
+        } else {
+            self.release(n, entry)?;
+        }
+        Ok(entry)
+    }
+
+    /// A commit returns.
+    pub(crate) fn release(&mut self, n: usize, entry: Entry) -> Result<(), Box<Violation>> {
+        if let Some(marker) = self.members[n].marker.as_mut().filter(|marker| marker.1 == entry) {
+            marker.2 = true;
+            return Ok(());
+        }
+        self.acknowledge(n, entry)
+    }
+
+    /// Replication of one server, as a replica.
+    fn run_server(&mut self, n: usize) -> Result<(), Box<Violation>> {
+        let Some(process) = self.members[n].process.as_mut() else { return Ok(()) };
+        if process.starting > 0 {
+            process.starting -= 1;
+            return Ok(());
+        }
+        if process.frozen {
+            return Ok(());
+        }
+        self.receive(n)?;
+        self.apply(n);
+        Ok(())
+    }
+
+    fn receive(&mut self, n: usize) -> Result<(), Box<Violation>> {
+        let (Some(source), Some(process)) = (self.members[n].disk.source, self.members[n].process.as_ref()) else {
+            return Ok(());
+        };
+        if matches!(process.io, Io::No | Io::Refused) {
+            return Ok(());
+        }
+        let id = self.members[n].server_id;
+        let other = &self.members[source];
+        let connected = other.process.as_ref().is_some_and(|p| p.connected.contains(&id));
+        let there =
+            other.process.as_ref().is_some_and(Process::answers) && self.reach(Node::Member(n), Node::Member(source));
+        let let_in = connected || !other.disk.locked.contains(&id);
+        if !there || !let_in {
+            if there && let Some(process) = self.members[source].process.as_mut() {
+                process.connected.remove(&id);
+            }
+            self.set_io(n, Io::Connecting);
+            return Ok(());
+        }
+        let own = &self.members[n].disk;
+        let last = own.relay.last().copied().or(own.slave_pos);
+        let next = match last {
+            None => Some(0),
+            Some(last) => self.members[source].disk.content.iter().rposition(|entry| *entry == last).map(|i| i + 1),
+        };
+        let Some(next) = next.filter(|next| *next >= self.members[source].disk.binlog_from) else {
+            self.set_io(n, Io::Refused);
+            return Ok(());
+        };
+        if !connected && let Some(process) = self.members[source].process.as_mut() {
+            process.connected.insert(id);
+        }
+        self.set_io(n, Io::Yes);
+        let count = self.rng.random_range(0..4_usize);
+        let new: Vec<Entry> = self.members[source].disk.content[next..].iter().take(count).copied().collect();
+        let Some(&received) = new.last() else { return Ok(()) };
+        self.members[n].disk.relay.extend(new);
+        if self.chance(40) {
+            // The acknowledgement is lost with its connection, and not sent again.
+            if let Some(process) = self.members[source].process.as_mut() {
+                process.connected.remove(&id);
+            }
+            return Ok(());
+        }
+        self.acknowledged_up_to(source, received)
+    }
+
+    fn set_io(&mut self, n: usize, io: Io) {
+        if let Some(process) = self.members[n].process.as_mut() {
+            process.io = io;
+        }
+    }
+
+    /// A replica has acknowledged: everything up to there returns.
+    fn acknowledged_up_to(&mut self, source: usize, received: Entry) -> Result<(), Box<Violation>> {
+        let disk = &self.members[source].disk;
+        let from = disk.content.len() - disk.waiting;
+        let Some(at) = disk.content.iter().rposition(|entry| *entry == received) else { return Ok(()) };
+        for i in from..=at {
+            if i < self.members[source].disk.content.len() {
+                let entry = self.members[source].disk.content[i];
+                self.members[source].disk.waiting -= 1;
+                self.release(source, entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, n: usize) {
+        let count = self.rng.random_range(0..4_usize);
+        let member = &mut self.members[n];
+        let Some(process) = member.process.as_mut().filter(|process| process.sql) else { return };
+        for _ in 0..count {
+            if member.disk.relay.is_empty() {
+                return;
+            }
+            let entry = member.disk.relay[0];
+            if entry.sequence <= member.disk.last_sequence() {
+                process.sql = false;
+                process.diverged = true;
+                return;
+            }
+            member.disk.relay.remove(0);
+            member.disk.content.push(entry);
+            member.disk.slave_pos = Some(entry);
+        }
+    }
+}
