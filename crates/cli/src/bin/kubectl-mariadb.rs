@@ -1,5 +1,7 @@
 //! `kubectl mariadb`: what a person types.
 
+#[path = "../output.rs"]
+mod output;
 #[path = "../sandbox/mod.rs"]
 mod sandbox_commands;
 #[path = "../topology/mod.rs"]
@@ -34,6 +36,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    output::end_when_nobody_reads();
     // Threads start later: the sandbox first gives itself a mount namespace.
     let result = match Arguments::parse().command {
         Command::Sandbox(arguments) => sandbox_commands::run(arguments).map(|()| ExitCode::SUCCESS),
