@@ -7,6 +7,7 @@ mod bad_input;
 mod cluster;
 mod replication;
 mod resilience;
+mod switches;
 
 use std::sync::Arc;
 
@@ -67,7 +68,8 @@ fn main() {
     let shared = [replication::SCENARIOS, bad_input::SCENARIOS].concat();
     let first = libtest_mimic::run(&arguments, trials(&shared));
     arguments.test_threads = Some(1);
-    let second = libtest_mimic::run(&arguments, trials(resilience::SCENARIOS));
+    let alone = [resilience::SCENARIOS, switches::SCENARIOS].concat();
+    let second = libtest_mimic::run(&arguments, trials(&alone));
     drop(cluster);
     if first.has_failed() || second.has_failed() {
         std::process::exit(101);
