@@ -15,6 +15,7 @@ use crate::host::{self, HostError};
 use crate::images::ImageStore;
 use crate::instance::{self, Instance, InstanceError};
 use crate::network::links::Links;
+use crate::network::policy_watch;
 use crate::network::services::rules;
 use crate::network::table::ServiceTable;
 use crate::network::{Network, NetworkError};
@@ -154,6 +155,7 @@ impl Sandbox {
             async move { table.follow(client).await }
         });
         tasks.spawn(balance(Arc::clone(&network), table.clone()));
+        tasks.spawn(policy_watch::follow(client.clone(), Arc::clone(&network), Arc::clone(&links)));
         tasks.spawn({
             let network = Arc::clone(&network);
             async move {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -27,6 +27,7 @@ pub(super) struct Caches {
     pub(super) classes: Store<StorageClass>,
     pub(super) services: Store<Service>,
     pub(super) slices: Store<EndpointSlice>,
+    pub(super) endpoints: Store<Endpoints>,
     pub(super) stateful_sets: Store<StatefulSet>,
     pub(super) deployments: Store<Deployment>,
     pub(super) replica_sets: Store<ReplicaSet>,
@@ -70,6 +71,7 @@ impl Caches {
             classes: cache(client, &kick),
             services: cache(client, &kick),
             slices: cache(client, &kick),
+            endpoints: cache(client, &kick),
             stateful_sets: cache(client, &kick),
             deployments: cache(client, &kick),
             replica_sets: cache(client, &kick),
@@ -89,6 +91,7 @@ impl Caches {
             self.classes.wait_until_ready(),
             self.services.wait_until_ready(),
             self.slices.wait_until_ready(),
+            self.endpoints.wait_until_ready(),
             self.stateful_sets.wait_until_ready(),
             self.deployments.wait_until_ready(),
             self.replica_sets.wait_until_ready(),

@@ -11,7 +11,7 @@ use kube::{Api, Client, ResourceExt as _};
 
 use super::caches::Caches;
 use super::pods::{controlled_by, is_going, is_over, is_ready, matches, suffix};
-use super::{Sweep, tolerate};
+use super::{Sweep, classic_endpoints, tolerate};
 use crate::events::reference;
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -60,6 +60,7 @@ impl Endpoints {
         let mut endpoints: Vec<_> = pods.iter().filter_map(|pod| endpoint(pod, service, unready)).collect();
         endpoints.sort_by(|a, b| a.addresses.cmp(&b.addresses));
         let ports = ports(service, pods.first().map(|pod| &**pod));
+        classic_endpoints::follow(&self.client, caches, service, &endpoints, &ports).await?;
 
         let key = format!("{namespace}/{name}/{}", service.uid().unwrap_or_default());
         let Some(existing) = own.first() else {
@@ -170,7 +171,7 @@ impl Sweep for Endpoints {
     const NAME: &'static str = "endpointslice-controller";
 
     async fn sweep(&mut self, caches: &Caches) -> Result<(), kube::Error> {
-        let mut result = Ok(());
+        let mut result = classic_endpoints::clean_up(&self.client, caches).await;
         for service in caches.services.state() {
             if service.metadata.deletion_timestamp.is_none()
                 && let Err(error) = self.service(caches, &service).await

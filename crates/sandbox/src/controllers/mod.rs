@@ -4,6 +4,7 @@
 //! change; one that finds nothing to do writes nothing. So there is no queue, and a crash anywhere is another sweep.
 
 mod caches;
+mod classic_endpoints;
 mod deployment;
 mod disruption;
 mod endpoints;
@@ -12,6 +13,7 @@ mod lifecycle;
 mod pods;
 mod scheduler;
 mod stateful_set;
+mod static_volumes;
 mod volumes;
 
 use std::panic::AssertUnwindSafe;
@@ -27,6 +29,7 @@ use crate::events::Recorder;
 use crate::network::links::LinkTable;
 use crate::pace::Pace;
 use caches::Caches;
+pub(crate) use pods::matches;
 
 /// Changes come in bursts: so long is waited for the rest of one.
 const BURST: Duration = Duration::from_millis(2);

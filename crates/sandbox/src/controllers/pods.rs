@@ -29,7 +29,7 @@ pub(super) fn controlled_by<K: Resource<DynamicType = ()>>(owner: &K) -> OwnerRe
 }
 
 /// Do the labels match?
-pub(super) fn matches(selector: &LabelSelector, labels: Option<&BTreeMap<String, String>>) -> bool {
+pub(crate) fn matches(selector: &LabelSelector, labels: Option<&BTreeMap<String, String>>) -> bool {
     let empty = BTreeMap::new();
     let labels = labels.unwrap_or(&empty);
     let equal = selector.match_labels.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));

@@ -15,8 +15,9 @@ use std::sync::Arc;
 use super::caches::Caches;
 use super::pods::is_over;
 use super::scheduler::node_of;
-use super::{Sweep, tolerate};
+use super::{Sweep, static_volumes as statics, tolerate};
 use crate::events::{Recorder, reference};
+use crate::node::disk::{enforces_size, resize_pending};
 use crate::node::register::PROVISIONER;
 use crate::quantity;
 
@@ -51,11 +52,11 @@ pub(super) fn waits_for_consumer(claim: &PersistentVolumeClaim, caches: &Caches)
     class_of(claim, caches).is_some_and(|class| class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"))
 }
 
-fn requested(claim: &PersistentVolumeClaim) -> Option<Quantity> {
+pub(super) fn requested(claim: &PersistentVolumeClaim) -> Option<Quantity> {
     claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage").cloned()
 }
 
-fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
+pub(super) fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
     pod.namespace() == claim.namespace()
         && pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).any(|volume| {
             volume.persistent_volume_claim.as_ref().is_some_and(|source| source.claim_name == claim.name_any())
@@ -82,10 +83,58 @@ impl Volumes {
             return self.release(caches, claim).await;
         }
         let Some(spec) = &claim.spec else { return Ok(()) };
-        match &spec.volume_name {
-            Some(volume) if !volume.is_empty() => self.bound(caches, claim, volume).await,
-            _ => self.provision(caches, claim).await,
+        let bound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
+        match spec.volume_name.as_deref().filter(|name| !name.is_empty()) {
+            Some(volume) if bound => self.bound(caches, claim, volume).await,
+            // Somebody chose the volume.
+            Some(volume) => {
+                let Some(chosen) = caches.volumes.find(|v| v.name_any() == volume) else {
+                    self.say(claim, false, "FailedBinding", format!("volume \"{volume}\" not found"));
+                    return Ok(());
+                };
+                if let Some(why) = statics::unfit(&chosen, claim, class_of(claim, caches).as_deref()) {
+                    let text = format!("volume \"{volume}\" cannot be bound: {why}");
+                    self.say(claim, true, "VolumeMismatch", text);
+                    return Ok(());
+                }
+                self.bind(claim, &chosen).await
+            }
+            None => {
+                let class = class_of(claim, caches);
+                if let Some(volume) = statics::best(caches, claim, class.as_deref()) {
+                    return self.bind(claim, &volume).await;
+                }
+                self.provision(caches, claim).await
+            }
         }
+    }
+
+    /// Binds a claim to a volume that is there already.
+    async fn bind(&mut self, claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Result<(), kube::Error> {
+        let name = volume.name_any();
+        let spec = volume.spec.clone().unwrap_or_default();
+        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
+        if spec.claim_ref.as_ref().is_none_or(|wanted| wanted.uid.is_none()) {
+            let owner = ObjectReference {
+                api_version: Some("v1".into()),
+                kind: Some("PersistentVolumeClaim".into()),
+                ..reference(claim)
+            };
+            let patch = json!({
+                "metadata": { "resourceVersion": volume.resource_version(), "annotations": { "pv.kubernetes.io/bound-by-controller": "yes" } },
+                "spec": { "claimRef": owner },
+            });
+            tolerate(volumes.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await)?;
+            // What came of it is seen in the next sweep.
+            return Ok(());
+        }
+        let patch = json!({
+            "metadata": { "uid": claim.uid(), "annotations": { "pv.kubernetes.io/bind-completed": "yes" } },
+            "spec": { "volumeName": name },
+        });
+        tolerate(self.claims(claim).patch(&claim.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await)?;
+        let size = spec.capacity.as_ref().and_then(|all| all.get("storage").cloned());
+        self.set_status(claim, &size.unwrap_or_default()).await
     }
 
     async fn provision(&mut self, caches: &Caches, claim: &PersistentVolumeClaim) -> Result<(), kube::Error> {
@@ -181,6 +230,8 @@ impl Volumes {
         };
         let size = |quantity: &Quantity| quantity::units(&quantity.0).unwrap_or(0);
         let given = claim.status.as_ref().and_then(|s| s.capacity.as_ref()?.get("storage").cloned());
+        // The node says when a file system of its own has grown.
+        let held = class_of(claim, caches).is_some_and(|class| enforces_size(&class));
         if size(&wanted) > size(&has) {
             let expandable = class_of(claim, caches).is_some_and(|class| class.allow_volume_expansion == Some(true));
             if !expandable {
@@ -190,9 +241,15 @@ impl Volumes {
             let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
             let patch = json!({ "spec": { "capacity": { "storage": wanted } } });
             tolerate(volumes.patch(&volume.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await)?;
+            if held {
+                let patch = json!({ "status": { "conditions": [resize_pending()] } });
+                let api = self.claims(claim);
+                tolerate(api.patch_status(&claim.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await)?;
+                return Ok(());
+            }
             self.set_status(claim, &wanted).await?;
             self.say(claim, false, "FileSystemResizeSuccessful", "MountVolume.NodeExpandVolume succeeded".into());
-        } else if given.as_ref().is_none_or(|given| size(given) != size(&has)) {
+        } else if !held && given.as_ref().is_none_or(|given| size(given) != size(&has)) {
             self.set_status(claim, &has).await?;
         }
         Ok(())
@@ -216,7 +273,9 @@ impl Volumes {
         let api: Api<PersistentVolume> = Api::all(self.client.clone());
         let name = volume.name_any();
         let Some(spec) = &volume.spec else { return Ok(()) };
-        let claim = spec.claim_ref.as_ref().and_then(|wanted| {
+        // A reference without a UID only reserves the volume.
+        let owner = spec.claim_ref.as_ref().filter(|wanted| wanted.uid.is_some());
+        let claim = owner.and_then(|wanted| {
             caches.claims.find(|claim| claim.uid() == wanted.uid && claim.namespace() == wanted.namespace)
         });
         let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
@@ -228,7 +287,7 @@ impl Volumes {
             }
             return Ok(());
         }
-        let wanted = match (&spec.claim_ref, &claim) {
+        let wanted = match (owner, &claim) {
             (None, _) => "Available",
             (Some(_), Some(_)) => "Bound",
             // A cache that does not have the new claim yet must not cost a volume.

@@ -48,13 +48,12 @@ impl Faults {
             PodAct::Kill | PodAct::Oom => Signal::KILL,
         };
         let groups: Vec<String> = containers.iter().map(|c| format!("{}/{c}", pod.cgroup())).collect();
-        match process {
-            Some(process) => one_process(name, &groups, process, signal)?,
-            None => {
-                // Reading the groups again and again may take a moment where processes fork.
-                let work = move || groups.iter().for_each(|group| cgroup::signal_all(group, signal));
-                let _ = tokio::task::spawn_blocking(work).await;
-            }
+        if let Some(process) = process {
+            one_process(name, &groups, process, signal)?;
+        } else {
+            // Reading the groups again and again may take a moment where processes fork.
+            let work = move || groups.iter().for_each(|group| cgroup::signal_all(group, signal));
+            let _ = tokio::task::spawn_blocking(work).await;
         }
         let verb = match act {
             PodAct::Freeze => "frozen",

@@ -7,8 +7,8 @@ use kube::Api;
 
 use super::{FaultError, Faults, VolumeAct};
 use crate::command::run;
-use crate::node::mount;
 use crate::node::register::LIMITED;
+use crate::node::{disk, mount};
 
 /// Where the space of a full volume goes: a place that every such file system has and that pods do not look at.
 const FILLER: &str = "lost+found/sandbox-fill";
@@ -23,7 +23,7 @@ impl Faults {
         let volume = object.spec.and_then(|s| s.volume_name).filter(|v| !v.is_empty());
         let volume = volume.ok_or_else(|| FaultError::Unbound(claim.to_owned()))?;
         let folder = self.context().paths.volumes().join(&volume);
-        if !self.context().paths.volumes().join(format!("{volume}.img")).exists() {
+        if !disk::image(&self.context().paths.volumes(), &volume).exists() {
             return Err(FaultError::Folder { claim: claim.to_owned(), volume, class: LIMITED });
         }
         if !mount::is_mount(&folder) {

@@ -317,21 +317,27 @@ mod tests {
             &["ip saddr { 10.70.0.16, 10.70.250.1 } drop", "ip daddr { 10.70.0.16, 10.70.250.1 } drop"],
         );
         check(
-            |l| drop(l.from.insert(Peer::Api)),
+            |l| {
+                l.from.insert(Peer::Api);
+            },
             &[
                 "ip saddr { 10.70.0.16, 10.70.250.1 } ip daddr { 10.71.0.1 } drop",
                 "ip saddr { 10.71.0.1 } ip daddr { 10.70.0.16, 10.70.250.1 } drop",
             ],
         );
         check(
-            |l| drop(l.from.insert(Peer::Node("b".into()))),
+            |l| {
+                l.from.insert(Peer::Node("b".into()));
+            },
             &[
                 "ip saddr { 10.70.0.16, 10.70.250.1 } ip daddr { 10.70.0.17, 10.70.0.18, 10.70.250.2 } drop",
                 "ip saddr { 10.70.0.17, 10.70.0.18, 10.70.250.2 } ip daddr { 10.70.0.16, 10.70.250.1 } drop",
             ],
         );
         check(
-            |l| drop(l.from.insert(Peer::Pod { namespace: "ns".into(), name: "r".into() })),
+            |l| {
+                l.from.insert(Peer::Pod { namespace: "ns".into(), name: "r".into() });
+            },
             &[
                 "ip saddr { 10.70.0.16, 10.70.250.1 } ip daddr { 10.70.0.18 } drop",
                 "ip saddr { 10.70.0.18 } ip daddr { 10.70.0.16, 10.70.250.1 } drop",

@@ -6,6 +6,8 @@
 
 pub mod links;
 mod netns;
+mod policies;
+pub(crate) mod policy_watch;
 pub mod services;
 pub mod table;
 

@@ -37,8 +37,8 @@ impl Attachments {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A pod takes a volume. It keeps it until [`Attachments::detach`].
-    pub fn attach(&self, volume: &PersistentVolume, node: &str, pod: &str) -> Result<(), Refusal> {
+    /// A pod takes a volume, and keeps it until [`Attachments::detach`]. Tells whether it is the only one.
+    pub fn attach(&self, volume: &PersistentVolume, node: &str, pod: &str) -> Result<bool, Refusal> {
         let name = volume.metadata.name.clone().unwrap_or_default();
         let modes: Vec<&str> =
             volume.spec.iter().flat_map(|s| s.access_modes.iter().flatten()).map(String::as_str).collect();
@@ -55,7 +55,7 @@ impl Attachments {
             return Err(Refusal::OtherPod);
         }
         pods.insert(pod.to_owned());
-        Ok(())
+        Ok(pods.len() == 1)
     }
 
     /// Nothing of the pod runs any more.
@@ -92,16 +92,16 @@ mod tests {
         };
         let table = Attachments::default();
         let (once, many, pod) = (volume("ReadWriteOnce"), volume("ReadWriteMany"), volume("ReadWriteOncePod"));
-        assert_eq!(table.attach(&once, "a", "1"), Ok(()));
-        assert_eq!(table.attach(&once, "a", "2"), Ok(()));
+        assert_eq!(table.attach(&once, "a", "1"), Ok(true));
+        assert_eq!(table.attach(&once, "a", "2"), Ok(false));
         assert_eq!(table.attach(&once, "b", "3"), Err(Refusal::OtherNode));
         table.detach("1");
         assert_eq!(table.attach(&once, "b", "3"), Err(Refusal::OtherNode));
         table.detach("2");
-        assert_eq!(table.attach(&once, "b", "3"), Ok(()));
-        assert_eq!(table.attach(&many, "a", "1"), Ok(()));
-        assert_eq!(table.attach(&many, "b", "3"), Ok(()));
-        assert_eq!(table.attach(&pod, "a", "1"), Ok(()));
+        assert_eq!(table.attach(&once, "b", "3"), Ok(true));
+        assert_eq!(table.attach(&many, "a", "1"), Ok(true));
+        assert_eq!(table.attach(&many, "b", "3"), Ok(false));
+        assert_eq!(table.attach(&pod, "a", "1"), Ok(true));
         assert_eq!(table.attach(&pod, "a", "2"), Err(Refusal::OtherPod));
         assert!(table.set_hanging("ReadWriteMany", true));
         assert_eq!(table.attach(&many, "a", "9"), Err(Refusal::Hanging));

@@ -1,10 +1,7 @@
 //! The life of one container: image, configuration, start, probes, end, and again.
 
-use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
@@ -15,16 +12,14 @@ use rustix::process::Signal;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::bundle::{BindMount, Bundle};
 use super::health::{run_hook, watch_health};
-use super::logs::{Log, Stream, tail};
-use super::running::{Running, copy_terminal, pipe};
-use super::runtime::{Exit, Streams};
+use super::logs::tail;
+use super::mount;
+use super::running::Running;
+use super::runtime::Exit;
 use super::shared::{PodShared, Stop, now};
 use super::status::wait_state;
-use super::{env, mount, user, volumes};
-use crate::images::reference::Reference;
-use crate::images::{Image, ImageError};
+use crate::images::Image;
 
 /// When a container begins again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +42,7 @@ pub(crate) enum Outcome {
 }
 
 /// A container that cannot be configured, or not be started.
-enum StartError {
+pub(super) enum StartError {
     /// `CreateContainerConfigError`: tried again by itself, does not count as a run.
     Config(String),
     /// `RunContainerError`: counts as a run that failed.
@@ -70,7 +65,7 @@ pub(crate) struct ContainerTask {
 }
 
 impl ContainerTask {
-    fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         &self.container.name
     }
 
@@ -79,7 +74,7 @@ impl ContainerTask {
     }
 
     /// Waits, unless the pod is told to end; true when it was.
-    async fn pause(&mut self, duration: Duration) -> bool {
+    pub(super) async fn pause(&mut self, duration: Duration) -> bool {
         tokio::select! {
             () = tokio::time::sleep(duration) => {}
             _ = self.stop.wait_for(|stop| *stop != Stop::Run) => {}
@@ -165,11 +160,11 @@ impl ContainerTask {
         (over && !is_init).then_some(Outcome::Exited(code))
     }
 
-    fn event(&self, warning: bool, reason: &'static str, message: String) {
+    pub(super) fn event(&self, warning: bool, reason: &'static str, message: String) {
         self.shared.event(Some(self.name()), warning, reason, message);
     }
 
-    fn wait_with(&self, reason: &str, message: Option<String>) {
+    pub(super) fn wait_with(&self, reason: &str, message: Option<String>) {
         let keeps_last = |state: &Option<ContainerState>| state.as_ref().is_some_and(|s| s.terminated.is_some());
         self.shared.update_container(self.name(), |status| {
             if keeps_last(&status.state) {
@@ -205,72 +200,6 @@ impl ContainerTask {
             status.ready = false;
             status.started = Some(false);
         });
-    }
-
-    /// Gets the image, for as long as that takes; `None` when the pod is told to end before.
-    async fn pull(&mut self) -> Option<Image> {
-        let name = self.container.image.clone().unwrap_or_default();
-        let policy = self.container.image_pull_policy.clone();
-        let images = self.shared.context.images.clone();
-        let always = match policy.as_deref() {
-            Some(policy) => policy == "Always",
-            None => Reference::parse(&name).is_some_and(|r| r.pull_always_by_default()),
-        };
-        let may_pull = policy.as_deref() != Some("Never");
-        let mut failures = 0u32;
-        loop {
-            let present = images.is_present(&name);
-            if !present && may_pull {
-                self.event(false, "Pulling", format!("Pulling image \"{name}\""));
-            }
-            let began = Instant::now();
-            let progress = |line: &str| tracing::debug!(image = name, "{line}");
-            let mut stop = self.stop.clone();
-            let result = tokio::select! {
-                result = images.ensure(&name, may_pull, progress) => result,
-                _ = stop.wait_for(|stop| *stop != Stop::Run) => return None,
-            };
-            match result {
-                Ok(image) => {
-                    if present && !always {
-                        self.event(false, "Pulled", format!("Container image \"{name}\" already present on machine"));
-                    } else {
-                        let time = Duration::from_millis(began.elapsed().as_millis() as u64);
-                        self.event(false, "Pulled", format!("Successfully pulled image \"{name}\" in {time:?}"));
-                    }
-                    if let Some(version) = &image.other_version {
-                        let text = format!(
-                            "image \"{name}\" runs MariaDB {version}: the sandbox has what Debian has of this series"
-                        );
-                        self.event(true, "ImageVersionDiffers", text);
-                    }
-                    return Some(image);
-                }
-                Err(error) => {
-                    let (reason, message) = match &error {
-                        ImageError::Invalid(_) => ("InvalidImageName", error.to_string()),
-                        ImageError::NeverPull(_) => ("ErrImageNeverPull", error.to_string()),
-                        _ => ("ErrImagePull", error.to_string()),
-                    };
-                    failures += 1;
-                    self.event(true, "Failed", format!("Failed to pull image \"{name}\": {message}"));
-                    self.event(true, "Failed", format!("Error: {reason}"));
-                    self.wait_with(reason, Some(message.clone()));
-                    if self.pause(Duration::from_millis(500)).await {
-                        return None;
-                    }
-                    if reason == "ErrImagePull" {
-                        self.event(false, "BackOff", format!("Back-off pulling image \"{name}\""));
-                        let text = format!("Back-off pulling image \"{name}\": {reason}: {message}");
-                        self.wait_with("ImagePullBackOff", Some(text));
-                    }
-                    let delay = self.shared.context.pace.crash_backoff.delay(failures + 1);
-                    if self.pause(delay).await {
-                        return None;
-                    }
-                }
-            }
-        }
     }
 
     /// Configures and starts the container.
@@ -324,200 +253,8 @@ impl ContainerTask {
         Ok(running)
     }
 
-    async fn configure(
-        &self,
-        image: &Image,
-        spec: &k8s_openapi::api::core::v1::PodSpec,
-        bundle_dir: &std::path::Path,
-        rootfs: &std::path::Path,
-    ) -> Result<(), StartError> {
-        let shared = &self.shared;
-        let fail = |e: &dyn std::fmt::Display| StartError::Config(e.to_string());
-        let user = user::resolve(spec, &self.container, &image.config.user, rootfs).map_err(|e| fail(&e))?;
-        let own = env::resolve(&shared.context.client, &shared.pod(), &self.container, &shared.facts())
-            .await
-            .map_err(|e| fail(&e))?;
-        let known: BTreeMap<String, String> = own.iter().cloned().collect();
-        let mut environment: Vec<(String, String)> = image
-            .config
-            .env
-            .iter()
-            .filter_map(|e| e.split_once('='))
-            .map(|(k, v)| (k.to_owned(), v.to_owned()))
-            .collect();
-        let hostname = shared.hostname();
-        let api = shared.context.network.addresses().api().to_string();
-        for (key, value) in [
-            ("HOSTNAME", hostname.as_str()),
-            ("KUBERNETES_SERVICE_HOST", &api),
-            ("KUBERNETES_SERVICE_PORT", "443"),
-            ("KUBERNETES_SERVICE_PORT_HTTPS", "443"),
-        ] {
-            environment.push((key.to_owned(), value.to_owned()));
-        }
-        let defaults =
-            [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", user.home.as_str())];
-        for (key, value) in defaults {
-            if !environment.iter().chain(&own).any(|(k, _)| k == key) {
-                environment.push((key.to_owned(), value.to_owned()));
-            }
-        }
-        for (key, value) in own {
-            environment.retain(|(k, _)| *k != key);
-            environment.push((key, value));
-        }
-        let expanded = |list: &Option<Vec<String>>| -> Option<Vec<String>> {
-            list.as_ref().filter(|l| !l.is_empty()).map(|l| l.iter().map(|text| env::expand(text, &known)).collect())
-        };
-        let (command, arguments) = (expanded(&self.container.command), expanded(&self.container.args));
-        let args: Vec<String> = match (command, arguments) {
-            (Some(command), arguments) => command.into_iter().chain(arguments.unwrap_or_default()).collect(),
-            (None, Some(arguments)) => image.config.entrypoint.iter().cloned().chain(arguments).collect(),
-            (None, None) => image.config.entrypoint.iter().chain(&image.config.cmd).cloned().collect(),
-        };
-        if args.is_empty() {
-            return Err(StartError::Config("no command specified".to_owned()));
-        }
-        let cwd = [self.container.working_dir.as_deref(), Some(image.config.working_dir.as_str())]
-            .into_iter()
-            .flatten()
-            .find(|dir| !dir.is_empty())
-            .unwrap_or("/")
-            .to_owned();
-        let inside = rootfs.join(cwd.trim_start_matches('/'));
-        if !inside.exists() && !cwd.split('/').any(|part| part == "..") {
-            let _ = std::fs::create_dir_all(&inside);
-        }
-        let mounts = self.mounts(spec, bundle_dir).map_err(|e| fail(&e))?;
-        let network = shared.network.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let network = network.ok_or_else(|| StartError::Config("the pod has no network".to_owned()))?;
-        let bundle = Bundle {
-            container: &self.container,
-            rootfs,
-            args,
-            env: environment,
-            cwd,
-            user,
-            hostname,
-            mounts,
-            network: &network.namespace,
-            cgroup: format!("/{}", self.cgroup()),
-        };
-        std::fs::write(bundle_dir.join("config.json"), bundle.config().to_string()).map_err(|e| fail(&e))
-    }
-
-    fn cgroup(&self) -> String {
+    pub(super) fn cgroup(&self) -> String {
         format!("{}/{}", self.shared.cgroup(), self.name())
-    }
-
-    fn mounts(
-        &self,
-        spec: &k8s_openapi::api::core::v1::PodSpec,
-        bundle_dir: &std::path::Path,
-    ) -> std::io::Result<Vec<BindMount>> {
-        let shared = &self.shared;
-        let etc = shared.dir().join("etc");
-        let own = |file: &str, destination: &str| BindMount {
-            source: etc.join(file),
-            destination: destination.to_owned(),
-            read_only: false,
-        };
-        let mut mounts = vec![
-            own("hosts", "/etc/hosts"),
-            own("hostname", "/etc/hostname"),
-            own("resolv.conf", "/etc/resolv.conf"),
-            BindMount { source: shared.dir().join("shm"), destination: "/dev/shm".to_owned(), read_only: false },
-        ];
-        let message = bundle_dir.join("termination-log");
-        std::fs::write(&message, "")?;
-        std::fs::set_permissions(&message, std::fs::Permissions::from_mode(0o666))?;
-        mounts.push(BindMount {
-            source: message,
-            destination: self
-                .container
-                .termination_message_path
-                .clone()
-                .filter(|p| !p.is_empty())
-                .unwrap_or_else(|| "/dev/termination-log".to_owned()),
-            read_only: false,
-        });
-        let ready = shared.volumes.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for wanted in self.container.volume_mounts.iter().flatten() {
-            let Some(folder) = ready.get(&wanted.name) else {
-                return Err(std::io::Error::other(format!("volume \"{}\" is not ready", wanted.name)));
-            };
-            let part = wanted.sub_path.clone().filter(|p| !p.is_empty()).or_else(|| {
-                let facts = shared.facts();
-                let known = self.container.env.iter().flatten().filter_map(|e| {
-                    let field = e.value_from.as_ref().and_then(|f| f.field_ref.as_ref());
-                    let value = match field {
-                        Some(field) => env::field(&shared.pod(), &facts, &field.field_path)?,
-                        None => e.value.clone()?,
-                    };
-                    Some((e.name.clone(), value))
-                });
-                wanted.sub_path_expr.as_ref().map(|text| env::expand(text, &known.collect()))
-            });
-            let source = match part {
-                Some(part) => volumes::sub_path(folder, &part)?,
-                None => folder.clone(),
-            };
-            let volume = spec.volumes.iter().flatten().find(|v| v.name == wanted.name);
-            let read_only = wanted.read_only == Some(true)
-                || volume.is_some_and(|v| {
-                    volumes::is_from_objects(v)
-                        || v.persistent_volume_claim.as_ref().is_some_and(|c| c.read_only == Some(true))
-                });
-            mounts.retain(|m| m.destination != wanted.mount_path);
-            mounts.push(BindMount { source, destination: wanted.mount_path.clone(), read_only });
-        }
-        if let Some(folder) = ready.get(super::pod::ACCOUNT_VOLUME)
-            && !mounts.iter().any(|m| m.destination == ACCOUNT)
-        {
-            mounts.push(BindMount { source: folder.clone(), destination: ACCOUNT.to_owned(), read_only: true });
-        }
-        Ok(mounts)
-    }
-
-    async fn launch(&self, bundle_dir: &std::path::Path, run: i32) -> Result<Arc<Running>, StartError> {
-        let shared = &self.shared;
-        let fail = |e: &dyn std::fmt::Display| StartError::Run(e.to_string());
-        let log = Log::open(&shared.log_path(self.name(), run)).map_err(|e| fail(&e))?;
-        let tty = self.container.tty == Some(true);
-        let id = format!("{}-{}-{run}", shared.uid, self.name());
-        let mut streams = Streams::default();
-        let mut outputs: Vec<(Stream, OwnedFd)> = Vec::new();
-        let mut stdin = None;
-        if !tty {
-            for stream in [Stream::Stdout, Stream::Stderr] {
-                let (reader, writer) = pipe().map_err(|e| fail(&e))?;
-                outputs.push((stream, reader));
-                let slot = if stream == Stream::Stdout { &mut streams.stdout } else { &mut streams.stderr };
-                *slot = Some(writer);
-            }
-            if self.container.stdin == Some(true) {
-                let (reader, writer) = pipe().map_err(|e| fail(&e))?;
-                streams.stdin = Some(reader);
-                stdin = Some(writer);
-            }
-            for writer in [&streams.stdout, &streams.stderr].into_iter().flatten() {
-                // Programs reopen /dev/stdout under their own user id.
-                let _ = rustix::fs::fchmod(writer, rustix::fs::Mode::from_raw_mode(0o666));
-            }
-        }
-        let runtime = Arc::clone(&shared.context.runtime);
-        let (process, terminal) =
-            runtime.start(&id, bundle_dir, streams, tty).await.map_err(|e| fail(&shorten(&e.to_string())))?;
-        for (stream, reader) in outputs {
-            tokio::spawn(Arc::clone(&log).copy(stream, reader));
-        }
-        let terminal = terminal.map(Arc::new);
-        if let Some(terminal) = &terminal
-            && let Ok(copy) = terminal.try_clone()
-        {
-            tokio::spawn(copy_terminal(Arc::clone(&log), copy));
-        }
-        Ok(Arc::new(Running::new(id, runtime, process, log, stdin, terminal)))
     }
 
     /// Watches over a container that runs until it has ended; returns the exit code.
@@ -653,17 +390,10 @@ impl ContainerTask {
     }
 }
 
-/// Where programs look for the service account's token.
-const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-
 /// Removes what earlier runs left. Their logs stay elsewhere.
 fn remove_old_runs(dir: &std::path::Path) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         mount::unmount_below(&entry.path());
         let _ = std::fs::remove_dir_all(entry.path());
     }
-}
-
-fn shorten(message: &str) -> String {
-    message.chars().take(1000).collect()
 }

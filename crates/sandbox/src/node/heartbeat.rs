@@ -1,7 +1,7 @@
 //! The nodes' signs of life: a Lease for each, renewed while the node reaches the API, and a status that says so again
 //! after somebody has written otherwise.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -22,11 +22,8 @@ pub(crate) const LEASES: &str = "kube-node-lease";
 pub(crate) async fn run(client: Client, links: Arc<Links>, nodes: BTreeMap<String, Ipv4Addr>, pace: Pace) {
     let mut changes = links.subscribe();
     loop {
-        changes.mark_unchanged();
-        for (name, address) in &nodes {
-            if !links.reaches_api(name) {
-                continue;
-            }
+        let reaching: BTreeSet<&String> = nodes.keys().filter(|name| links.reaches_api(name)).collect();
+        for (name, address) in nodes.iter().filter(|(name, _)| reaching.contains(name)) {
             if let Err(error) = beat(&client, name, *address, pace).await {
                 tracing::debug!("heartbeat of {name}: {error}");
             }
@@ -34,7 +31,7 @@ pub(crate) async fn run(client: Client, links: Arc<Links>, nodes: BTreeMap<Strin
         // A node that is back says so at once.
         tokio::select! {
             () = tokio::time::sleep(pace.heartbeat) => {}
-            _ = changes.changed() => {}
+            _ = changes.wait_for(|t| nodes.keys().any(|name| t.reaches_api(name) && !reaching.contains(name))) => {}
         }
     }
 }

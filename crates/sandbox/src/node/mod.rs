@@ -2,6 +2,7 @@
 
 pub mod attachments;
 pub mod bundle;
+pub(crate) mod configure;
 pub(crate) mod container;
 pub mod disk;
 pub mod env;
@@ -9,8 +10,10 @@ pub(crate) mod health;
 pub(crate) mod heartbeat;
 pub mod logs;
 pub mod mount;
+pub(crate) mod object_volumes;
 pub(crate) mod pod;
 pub(crate) mod probe;
+pub(crate) mod pull;
 pub mod register;
 pub(crate) mod running;
 pub mod runtime;
@@ -129,7 +132,7 @@ impl Pods {
             self.follow_links(),
             self.follow_sources::<Secret>(|pod, name| refers(pod, name, true)),
             self.follow_sources::<ConfigMap>(|pod, name| refers(pod, name, false)),
-            disk::follow(self.context.client.clone(), self.context.paths.volumes()),
+            disk::follow(&self.context),
         );
     }
 

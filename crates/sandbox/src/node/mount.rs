@@ -29,6 +29,11 @@ pub(crate) fn unmount(target: &Path) {
     let _ = umount2(target, MntFlags::MNT_DETACH);
 }
 
+/// Takes a mount away if nobody uses it; tells whether it did.
+pub(crate) fn unmount_idle(target: &Path) -> bool {
+    umount2(target, MntFlags::empty()).is_ok()
+}
+
 /// Takes away every mount at or below a folder, the newest first.
 pub fn unmount_below(folder: &Path) {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

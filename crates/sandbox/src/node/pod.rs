@@ -16,7 +16,7 @@ use super::container::{ContainerTask, Outcome, Restart};
 use super::shared::{PodShared, Stop};
 use super::status::is_sidecar;
 use super::volumes::{self, VolumeContext};
-use super::{bundle, mount};
+use super::{bundle, mount, object_volumes};
 use crate::network::links::Place;
 
 /// Name of the volume that holds the service account's token where the pod's own volumes have none.
@@ -172,7 +172,7 @@ async fn initialize(
             continue;
         }
         let restart = if policy == Restart::Never { Restart::Never } else { Restart::OnFailure };
-        match task(shared, container, restart, shared.stopped()).run().await {
+        match Box::pin(task(shared, container, restart, shared.stopped()).run()).await {
             Outcome::Exited(0) => {}
             Outcome::Exited(_) | Outcome::Stopped => return false,
         }
@@ -306,6 +306,8 @@ async fn keep_volumes_fresh(shared: Arc<PodShared>) {
                 labels = new;
             }
         }
+        // A kubelet that is cut off hears of no change; everything is written anew when it is back.
+        shared.context.links.until_reaching(&shared.node).await;
         let ready = shared.volumes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (pod, facts, dir) = (shared.pod(), shared.facts(), shared.dir().join("volumes"));
         let context = VolumeContext { node: &shared.context, pod: &pod, facts: &facts, dir: &dir };
@@ -313,7 +315,7 @@ async fn keep_volumes_fresh(shared: Arc<PodShared>) {
             if !volumes::is_from_objects(&volume) || !ready.contains_key(&volume.name) {
                 continue;
             }
-            if let Err(error) = volumes::write_objects(&context, &volume).await {
+            if let Err(error) = object_volumes::write_objects(&context, &volume).await {
                 shared.event(None, true, "FailedMount", error.to_string());
             }
         }

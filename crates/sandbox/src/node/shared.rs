@@ -231,7 +231,7 @@ impl PodShared {
                 () = self.changed.notified() => {}
                 // Readiness gates are written by others.
                 changed = object.changed() => if changed.is_err() { return },
-                changed = links.changed() => if changed.is_err() { return },
+                cut = links.wait_for(|table| !table.reaches_api(&self.node)) => if cut.is_err() { return },
             }
             if !self.reaches_api() {
                 self.context.links.until_reaching(&self.node).await;

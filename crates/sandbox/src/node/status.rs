@@ -120,8 +120,16 @@ pub(crate) fn is_sidecar(spec: &PodSpec, name: &str) -> bool {
     spec.init_containers.iter().flatten().any(|c| c.name == name && c.restart_policy.as_deref() == Some("Always"))
 }
 
-/// The pod's phase.
+/// The pod's phase. It is over when everything of it is: sidecars end after the others.
 pub(crate) fn phase(spec: &PodSpec, state: &PodState) -> &'static str {
+    let runs = |s: &ContainerStatus| s.state.as_ref().is_some_and(|s| s.running.is_some());
+    match phase_without_sidecars(spec, state) {
+        "Succeeded" | "Failed" if !state.finished && state.init.iter().any(runs) => "Running",
+        phase => phase,
+    }
+}
+
+fn phase_without_sidecars(spec: &PodSpec, state: &PodState) -> &'static str {
     if state.failure.is_some() {
         return "Failed";
     }

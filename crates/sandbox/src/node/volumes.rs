@@ -1,21 +1,15 @@
 //! A pod's volumes as folders of the host.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Component, Path, PathBuf};
 
-use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, KeyToPath, PersistentVolume, PersistentVolumeClaim, Pod, ProjectedVolumeSource,
-    Secret, Volume,
-};
-use kube::api::PostParams;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 use kube::{Api, ResourceExt};
 
 use super::attachments::Refusal;
-use super::env::{NodeFacts, field, resource_field};
-use super::{NodeContext, disk, mount};
+use super::env::NodeFacts;
+use super::{NodeContext, disk, mount, object_volumes};
 use crate::quantity;
 
 /// A volume that cannot be had (yet); becomes an event `FailedMount`, and the pod waits.
@@ -82,13 +76,6 @@ pub struct VolumeContext<'a> {
     pub dir: &'a Path,
 }
 
-/// A file of a volume made from objects.
-struct Item {
-    path: String,
-    data: Vec<u8>,
-    mode: u32,
-}
-
 /// Makes one volume ready and returns its folder. Called again for a pod that restarts: nothing is lost then.
 pub async fn prepare(context: &VolumeContext<'_>, volume: &Volume) -> Result<PathBuf, VolumeError> {
     let target = context.dir.join(&volume.name);
@@ -121,7 +108,7 @@ pub async fn prepare(context: &VolumeContext<'_>, volume: &Volume) -> Result<Pat
         return Ok(target);
     }
     if is_from_objects(volume) {
-        write_objects(context, volume).await?;
+        object_volumes::write_objects(context, volume).await?;
         return Ok(target);
     }
     let kind = if volume.host_path.is_some() {
@@ -146,185 +133,9 @@ pub fn is_from_objects(volume: &Volume) -> bool {
         || volume.downward_api.is_some()
 }
 
-/// Writes (or rewrites) the files of such a volume. Tells whether anything changed.
-pub async fn write_objects(context: &VolumeContext<'_>, volume: &Volume) -> Result<bool, VolumeError> {
-    let mut items = Vec::new();
-    if let Some(source) = &volume.secret {
-        let mode = source.default_mode.unwrap_or(0o644) as u32;
-        let name = source.secret_name.as_deref().unwrap_or_default();
-        let optional = source.optional == Some(true);
-        secret_items(context, volume, name, source.items.as_deref(), optional, mode, &mut items).await?;
-    } else if let Some(source) = &volume.config_map {
-        let mode = source.default_mode.unwrap_or(0o644) as u32;
-        let optional = source.optional == Some(true);
-        config_map_items(context, volume, &source.name, source.items.as_deref(), optional, mode, &mut items).await?;
-    } else if let Some(source) = &volume.downward_api {
-        let mode = source.default_mode.unwrap_or(0o644) as u32;
-        downward_items(context, source.items.as_deref().unwrap_or_default(), mode, &mut items);
-    } else if let Some(source) = &volume.projected {
-        projected_items(context, volume, source, &mut items).await?;
-    }
-    let security = context.pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
-    let fs_group = security.and_then(|s| s.fs_group).map(|g| g as u32);
-    write_atomically(&context.dir.join(&volume.name), &items, fs_group)
-        .map_err(|e| VolumeError::Io(volume.name.clone(), e))
-}
-
-fn api_error(volume: &Volume) -> impl Fn(kube::Error) -> VolumeError {
+pub(super) fn api_error(volume: &Volume) -> impl Fn(kube::Error) -> VolumeError {
     let name = volume.name.clone();
     move |e| VolumeError::Api(name.clone(), Box::new(e))
-}
-
-fn choose(
-    volume: &Volume,
-    data: BTreeMap<String, Vec<u8>>,
-    wanted: Option<&[KeyToPath]>,
-    optional: bool,
-    mode: u32,
-    items: &mut Vec<Item>,
-) -> Result<(), VolumeError> {
-    let Some(wanted) = wanted.filter(|w| !w.is_empty()) else {
-        items.extend(data.into_iter().map(|(path, data)| Item { path, data, mode }));
-        return Ok(());
-    };
-    for item in wanted {
-        match data.get(&item.key) {
-            Some(bytes) => items.push(Item {
-                path: item.path.clone(),
-                data: bytes.clone(),
-                mode: item.mode.map_or(mode, |m| m as u32),
-            }),
-            None if optional => {}
-            None => return Err(VolumeError::Key { volume: volume.name.clone(), key: item.key.clone() }),
-        }
-    }
-    Ok(())
-}
-
-async fn secret_items(
-    context: &VolumeContext<'_>,
-    volume: &Volume,
-    name: &str,
-    wanted: Option<&[KeyToPath]>,
-    optional: bool,
-    mode: u32,
-    items: &mut Vec<Item>,
-) -> Result<(), VolumeError> {
-    let namespace = context.pod.namespace().unwrap_or_default();
-    let api: Api<Secret> = Api::namespaced(context.node.client.clone(), &namespace);
-    let Some(secret) = api.get_opt(name).await.map_err(api_error(volume))? else {
-        if optional {
-            return Ok(());
-        }
-        return Err(VolumeError::Missing { volume: volume.name.clone(), kind: "secret", name: name.to_owned() });
-    };
-    let data = secret.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.0)).collect();
-    choose(volume, data, wanted, optional, mode, items)
-}
-
-async fn config_map_items(
-    context: &VolumeContext<'_>,
-    volume: &Volume,
-    name: &str,
-    wanted: Option<&[KeyToPath]>,
-    optional: bool,
-    mode: u32,
-    items: &mut Vec<Item>,
-) -> Result<(), VolumeError> {
-    let namespace = context.pod.namespace().unwrap_or_default();
-    let api: Api<ConfigMap> = Api::namespaced(context.node.client.clone(), &namespace);
-    let Some(map) = api.get_opt(name).await.map_err(api_error(volume))? else {
-        if optional {
-            return Ok(());
-        }
-        return Err(VolumeError::Missing { volume: volume.name.clone(), kind: "configmap", name: name.to_owned() });
-    };
-    let mut data: BTreeMap<String, Vec<u8>> =
-        map.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.into_bytes())).collect();
-    data.extend(map.binary_data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.0)));
-    choose(volume, data, wanted, optional, mode, items)
-}
-
-fn downward_items(context: &VolumeContext<'_>, wanted: &[DownwardAPIVolumeFile], mode: u32, items: &mut Vec<Item>) {
-    for file in wanted {
-        let text = if let Some(reference) = &file.field_ref {
-            field(context.pod, context.facts, &reference.field_path)
-        } else if let Some(selector) = &file.resource_field_ref {
-            let containers = context.pod.spec.iter().flat_map(|s| &s.containers);
-            containers
-                .filter(|c| Some(&c.name) == selector.container_name.as_ref())
-                .find_map(|c| resource_field(c, selector))
-        } else {
-            None
-        };
-        let mode = file.mode.map_or(mode, |m| m as u32);
-        items.push(Item { path: file.path.clone(), data: text.unwrap_or_default().into_bytes(), mode });
-    }
-}
-
-async fn projected_items(
-    context: &VolumeContext<'_>,
-    volume: &Volume,
-    projected: &ProjectedVolumeSource,
-    items: &mut Vec<Item>,
-) -> Result<(), VolumeError> {
-    let mode = projected.default_mode.unwrap_or(0o644) as u32;
-    for source in projected.sources.iter().flatten() {
-        if let Some(secret) = &source.secret {
-            let optional = secret.optional == Some(true);
-            secret_items(context, volume, &secret.name, secret.items.as_deref(), optional, mode, items).await?;
-        }
-        if let Some(map) = &source.config_map {
-            let optional = map.optional == Some(true);
-            config_map_items(context, volume, &map.name, map.items.as_deref(), optional, mode, items).await?;
-        }
-        if let Some(downward) = &source.downward_api {
-            downward_items(context, downward.items.as_deref().unwrap_or_default(), mode, items);
-        }
-        if let Some(token) = &source.service_account_token {
-            let text = request_token(context, volume, token.audience.clone(), token.expiration_seconds).await?;
-            // As a kubelet: the group may read it, or everybody when there is no group.
-            let has_group = context
-                .pod
-                .spec
-                .as_ref()
-                .and_then(|s| s.security_context.as_ref())
-                .is_some_and(|s| s.fs_group.is_some());
-            let mode = if has_group { 0o640 } else { 0o644 };
-            items.push(Item { path: token.path.clone(), data: text.into_bytes(), mode });
-        }
-    }
-    Ok(())
-}
-
-async fn request_token(
-    context: &VolumeContext<'_>,
-    volume: &Volume,
-    audience: Option<String>,
-    expiration: Option<i64>,
-) -> Result<String, VolumeError> {
-    use k8s_openapi::api::authentication::v1::BoundObjectReference;
-    let namespace = context.pod.namespace().unwrap_or_default();
-    let account =
-        context.pod.spec.as_ref().and_then(|s| s.service_account_name.clone()).unwrap_or_else(|| "default".to_owned());
-    let request = TokenRequest {
-        spec: Some(TokenRequestSpec {
-            audiences: audience.map(|a| vec![a]),
-            expiration_seconds: expiration,
-            bound_object_ref: Some(BoundObjectReference {
-                api_version: Some("v1".to_owned()),
-                kind: Some("Pod".to_owned()),
-                name: Some(context.pod.name_any()),
-                uid: context.pod.uid(),
-            }),
-            ..TokenRequestSpec::default()
-        }),
-        ..TokenRequest::default()
-    };
-    let api: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::namespaced(context.node.client.clone(), &namespace);
-    let answer =
-        api.create_token_request(&account, &PostParams::default(), &request).await.map_err(api_error(volume))?;
-    Ok(answer.status.and_then(|s| s.token).unwrap_or_default())
 }
 
 /// The folder of a claim's volume.
@@ -348,8 +159,17 @@ async fn persistent(context: &VolumeContext<'_>, volume: &Volume, claim: &str) -
     };
     let node = context.pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
     let uid = context.pod.uid().unwrap_or_default();
-    context.node.attachments.attach(&object, node, &uid).map_err(|e| VolumeError::InUse(name.clone(), e))?;
-    disk::folder(&context.node.client, &context.node.paths.volumes(), &object).await.map_err(failed)
+    let spec = object.spec.clone().unwrap_or_default();
+    // A volume made by hand holds a folder's name on a node; it gets a folder of the sandbox's as all others do.
+    if spec.host_path.is_none() && spec.local.is_none() {
+        return Err(VolumeError::Unsupported(
+            volume.name.clone(),
+            "a persistent volume that is neither hostPath nor local",
+        ));
+    }
+    let alone = context.node.attachments.attach(&object, node, &uid);
+    let alone = alone.map_err(|e| VolumeError::InUse(name.clone(), e))?;
+    disk::folder(context.node, &object, alone).await.map_err(failed)
 }
 
 /// Makes a folder and what is in it the group's, as `fsGroup` asks.
@@ -374,73 +194,6 @@ fn give_to_group(path: &Path, group: u32, only_on_mismatch: bool) -> std::io::Re
         }
     }
     Ok(())
-}
-
-/// Writes files so that readers see all of the old ones or all of the new ones: a new folder, then one rename of the link
-/// `..data`, through which every visible name leads.
-fn write_atomically(target: &Path, items: &[Item], group: Option<u32>) -> std::io::Result<bool> {
-    fs::create_dir_all(target)?;
-    fs::set_permissions(target, fs::Permissions::from_mode(0o755))?;
-    let link = target.join("..data");
-    let old = fs::read_link(&link).ok();
-    if let Some(old) = &old {
-        let old = target.join(old);
-        let same = |item: &Item| fs::read(old.join(&item.path)).is_ok_and(|data| data == item.data);
-        if items.iter().all(same) && count_files(&old) == items.len() {
-            return Ok(false);
-        }
-    }
-    let stamp = format!("..{}", jiff::Timestamp::now().strftime("%Y_%m_%d_%H_%M_%S.%N"));
-    let new = target.join(&stamp);
-    fs::create_dir_all(&new)?;
-    fs::set_permissions(&new, fs::Permissions::from_mode(0o755))?;
-    let mut visible = std::collections::BTreeSet::new();
-    for item in items {
-        let relative: PathBuf =
-            Path::new(&item.path).components().filter(|c| matches!(c, Component::Normal(_))).collect();
-        let Some(Component::Normal(first)) = relative.components().next() else { continue };
-        visible.insert(first.to_owned());
-        let file = new.join(&relative);
-        if let Some(parent) = file.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        fs::write(&file, &item.data)?;
-        let mode = if group.is_some() { item.mode | 0o440 } else { item.mode };
-        if let Some(group) = group {
-            chown(&file, None, Some(group))?;
-        }
-        fs::set_permissions(&file, fs::Permissions::from_mode(mode))?;
-    }
-    let temporary = target.join("..data_tmp");
-    let _ = fs::remove_file(&temporary);
-    symlink(&stamp, &temporary)?;
-    fs::rename(&temporary, &link)?;
-    for entry in fs::read_dir(target)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if !name.to_string_lossy().starts_with("..") && !visible.contains(&name) {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    for name in visible {
-        let file = target.join(&name);
-        if fs::symlink_metadata(&file).is_err() {
-            symlink(Path::new("..data").join(&name), &file)?;
-        }
-    }
-    if let Some(old) = old {
-        let _ = fs::remove_dir_all(target.join(old));
-    }
-    Ok(true)
-}
-
-fn count_files(folder: &Path) -> usize {
-    fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| if entry.file_type().is_ok_and(|t| t.is_dir()) { count_files(&entry.path()) } else { 1 })
-        .sum()
 }
 
 /// The folder or file of a volume that `subPath` names, made if missing; never outside of the volume.
@@ -468,22 +221,9 @@ pub fn sub_path(volume: &Path, sub_path: &str) -> std::io::Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::os::unix::fs::symlink;
 
-    #[test]
-    fn files_change_all_at_once() {
-        let dir = std::env::temp_dir().join(format!("sandbox-volumes-{}", std::process::id()));
-        let item = |path: &str, text: &str| Item { path: path.into(), data: text.into(), mode: 0o644 };
-        assert!(write_atomically(&dir, &[item("a", "1"), item("d/b", "2")], None).expect("first"));
-        assert_eq!(fs::read_to_string(dir.join("a")).expect("a"), "1");
-        assert_eq!(fs::read_to_string(dir.join("d/b")).expect("b"), "2");
-        assert!(!write_atomically(&dir, &[item("a", "1"), item("d/b", "2")], None).expect("unchanged"));
-        assert!(write_atomically(&dir, &[item("a", "3")], None).expect("second"));
-        assert_eq!(fs::read_to_string(dir.join("a")).expect("a"), "3");
-        assert!(!dir.join("d").exists());
-        assert_eq!(fs::read_dir(&dir).expect("list").count(), 3, "a, ..data and one folder");
-        fs::remove_dir_all(&dir).expect("cleanup");
-    }
+    use super::*;
 
     #[test]
     fn sub_paths_stay_inside() {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy};
@@ -297,6 +297,17 @@ async fn endpoints_follow_readiness() {
     let pods = cluster.api::<Pod>();
     pods.patch_status("db-1", &PatchParams::default(), &Patch::Strategic(status)).await.unwrap();
     ready(1).await;
+    // The older form says the same, and goes with its service.
+    let classic = cluster.api::<Endpoints>();
+    until("Endpoints have one address of each kind", async || {
+        let Some(object) = classic.get_opt("db").await.unwrap() else { return false };
+        let [subset] = object.subsets.as_deref().unwrap_or_default() else { return false };
+        let count = |list: &Option<Vec<_>>| list.as_ref().map_or(0, Vec::len);
+        count(&subset.addresses) == 1 && count(&subset.not_ready_addresses) == 1
+    })
+    .await;
+    cluster.api::<Service>().delete("db", &DeleteParams::default()).await.unwrap();
+    until("Endpoints are gone", async || classic.get_opt("db").await.unwrap().is_none()).await;
 }
 
 #[tokio::test]

@@ -2,6 +2,10 @@
 
 mod controllers;
 mod faults;
+mod features;
 mod node;
 mod pods;
+mod policies;
+mod volumes;
 mod whole;
+mod world;

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,16 +17,16 @@ use serde_json::{Value, json};
 
 use crate::pods::{Machine, able};
 
-struct Node {
+pub(crate) struct Node {
     client: kube::Client,
     pods: Pods,
     follow: tokio::task::JoinHandle<()>,
-    api: Api<Pod>,
+    pub(crate) api: Api<Pod>,
     machine: Machine,
 }
 
 impl Node {
-    async fn new(name: &str) -> Self {
+    pub(crate) async fn new(name: &str) -> Self {
         let machine = Machine::new(name).await;
         let options = apiserver::Options { ca: Some("a certificate".to_owned()), ..apiserver::Options::default() };
         let server = apiserver::Server::open(options).expect("API server");
@@ -54,7 +55,7 @@ impl Node {
         Self { pods, follow, api: Api::default_namespaced(client.clone()), client, machine }
     }
 
-    async fn create(&self, name: &str, spec: Value) -> Instant {
+    pub(crate) async fn create(&self, name: &str, spec: Value) -> Instant {
         let mut spec = spec;
         spec["nodeName"] = json!("node-1");
         spec["containers"][0]["image"] = json!("debian:13");
@@ -64,7 +65,7 @@ impl Node {
     }
 
     /// Waits until the pod's status is as wanted.
-    async fn until(&self, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn until(&self, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let pod = self.api.get_opt(name).await.expect("get");
@@ -77,21 +78,26 @@ impl Node {
         }
     }
 
-    async fn messages(&self) -> Vec<String> {
+    /// The pod's folder.
+    pub(crate) fn pod_dir(&self, pod: &Value) -> PathBuf {
+        self.machine.paths.pods().join(pod["metadata"]["uid"].as_str().expect("uid"))
+    }
+
+    pub(crate) async fn messages(&self) -> Vec<String> {
         let events: Api<Event> = Api::default_namespaced(self.client.clone());
         let text =
             |e: &Event| format!("{} {}", e.reason.clone().unwrap_or_default(), e.message.clone().unwrap_or_default());
         events.list(&ListParams::default()).await.expect("events").iter().map(text).collect()
     }
 
-    async fn finish(self) {
+    pub(crate) async fn finish(self) {
         self.pods.shut_down(Duration::from_secs(1)).await;
         self.follow.abort();
         drop(self.machine);
     }
 }
 
-fn state<'a>(pod: &'a Value, field: &str) -> &'a Value {
+pub(crate) fn state<'a>(pod: &'a Value, field: &str) -> &'a Value {
     &pod["status"]["containerStatuses"][0]["state"][field]
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Node, NodeSelectorTerm, Pod, PodAffinityTerm, PodSpec, ResourceRequirements, Taint, Toleration,
+    Node, NodeSelectorTerm, PersistentVolume, Pod, PodAffinityTerm, PodSpec, ResourceRequirements, Taint, Toleration,
 };
 use kube::ResourceExt as _;
 
@@ -251,6 +251,28 @@ pub(super) fn domains(
         }
     }
     counts
+}
+
+/// Whether a volume of the pod is on other nodes only.
+pub(super) fn volume_elsewhere(pod: &Pod, node: &Node, caches: &Caches) -> Option<String> {
+    let namespace = pod.namespace();
+    let names = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let names = names.filter_map(|volume| volume.persistent_volume_claim.as_ref().map(|source| &source.claim_name));
+    for name in names {
+        let claim = caches.claims.find(|c| c.name_any() == *name && c.namespace() == namespace);
+        let volume = claim.and_then(|c| c.spec.as_ref()?.volume_name.clone());
+        let volume = volume.and_then(|name| caches.volumes.find(|v| v.name_any() == name));
+        if volume.is_some_and(|volume| !volume_reaches(&volume, node)) {
+            return Some("node(s) had volume node affinity conflict".into());
+        }
+    }
+    None
+}
+
+/// Whether a node can use a volume.
+pub(in crate::controllers) fn volume_reaches(volume: &PersistentVolume, node: &Node) -> bool {
+    let affinity = volume.spec.as_ref().and_then(|s| s.node_affinity.as_ref()?.required.as_ref());
+    affinity.is_none_or(|required| required.node_selector_terms.iter().any(|term| term_matches(term, node)))
 }
 
 /// What a pod's claims wait for.

@@ -3,7 +3,7 @@
 mod fit;
 mod score;
 
-pub(super) use fit::tolerates;
+pub(super) use fit::{tolerates, volume_reaches};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -134,7 +134,7 @@ impl Sweep for Scheduler {
             let mut refused: BTreeMap<String, usize> = BTreeMap::new();
             let mut fitting = Vec::new();
             for node in &world.nodes {
-                match fit::refusal(pod, node, &world) {
+                match fit::refusal(pod, node, &world).or_else(|| fit::volume_elsewhere(pod, node, caches)) {
                     None => fitting.push(node.name_any()),
                     Some(why) => *refused.entry(why).or_default() += 1,
                 }
