@@ -257,7 +257,8 @@ fn start(shared: &Arc<Shared>, turn: Turn, as_replica: bool) -> Result<Outcome, 
     shared.state.update(|state| state.phase = Phase::Starting);
     long(shared, turn, move |shared| async move {
         if as_replica {
-            tail::keep(&shared).await?;
+            let kept = tail::keep(&shared).await?;
+            tokio::spawn(tail::settle(Arc::clone(&shared), kept));
         }
         receive::start_as(&shared, if as_replica { StartAs::Replica } else { StartAs::ItIs }).await
     });
@@ -331,6 +332,13 @@ pub(crate) struct Told {
     accounts: Mutex<Option<(Vec<String>, String)>>,
     /// The source, and the password that the connection has.
     source: Mutex<Option<(Source, String)>>,
+}
+
+impl Told {
+    /// Accounts that replicate.
+    pub(crate) fn accounts(&self) -> Option<Vec<String>> {
+        recall(&self.accounts).map(|(users, _)| users)
+    }
 }
 
 fn remember<T>(place: &Mutex<Option<T>>, what: Option<T>) {

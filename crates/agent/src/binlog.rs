@@ -207,6 +207,12 @@ fn commits(reader: &mut impl Read, body: u64, checksum: u64) -> io::Result<(u64,
     Ok((body, text.eq_ignore_ascii_case(b"COMMIT") || text.eq_ignore_ascii_case(b"ROLLBACK")))
 }
 
+/// Does it begin as a binary or relay log? (Aria's logs are numbered files, too.)
+pub(crate) fn is_one(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && &magic == MAGIC
+}
+
 /// How far these files go: the last transaction of each domain.
 pub(crate) fn reach(files: &[PathBuf]) -> io::Result<GtidPosition> {
     let mut reached = GtidPosition::default();

@@ -35,13 +35,7 @@ pub(crate) async fn watch_the_record(shared: Arc<Shared>) {
         if !open(&now) {
             continue;
         }
-        let record = match leases.record(&shared).await {
-            Ok(record) => record,
-            Err(why) => {
-                tracing::debug!(why, "the record cannot be read");
-                continue;
-            }
-        };
+        let Some(record) = leases.record(&shared).await else { continue };
         let (Some(record), Volume::Data { data_id }) = (record, now.volume) else { continue };
         let holds = record.holder.as_ref().is_none_or(|holder| holder.data_id == data_id);
         // Nobody else acknowledges, or nobody is proven to have everything: then a server that cannot write is still the best.
@@ -109,6 +103,41 @@ async fn nobody_acknowledges(shared: &Shared) -> Result<bool, sql::SqlError> {
     Ok(before.waiting > 0 && after.waiting > 0 && after.clients > 0 && before.acknowledged == after.acknowledged)
 }
 
+/// The server's log names each connection that may acknowledge, with its number: nothing else tells them from plain replicas.
+/// Any replica that connects with semi-synchronous replication on acknowledges; who may is ours to enforce.
+pub(crate) fn hear(shared: &Arc<Shared>, line: &str) {
+    if !shared.config.commits.promised {
+        return;
+    }
+    let Some((connection, server_id)) = acknowledging(line) else { return };
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        if let Err(error) = send_away(&shared, connection, server_id).await {
+            tracing::warn!(%error, connection, server_id, "a connection that acknowledges could not be judged");
+        }
+    });
+}
+
+/// `2026-11-23 14:53:12 25 [Note] Start semi-sync binlog_dump to slave (server_id: 2), pos(mariadb-bin.000001, 4)`
+fn acknowledging(line: &str) -> Option<(u64, u32)> {
+    let (before, after) = line.split_once("Start semi-sync binlog_dump to slave (server_id: ")?;
+    let connection = before.split_whitespace().nth(2)?.parse().ok()?;
+    let server_id = after.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
+    Some((connection, server_id))
+}
+
+async fn send_away(shared: &Arc<Shared>, connection: u64, server_id: u32) -> Result<(), sql::SqlError> {
+    // Before the accounts are known nobody is a stranger.
+    let Some(accounts) = shared.told.accounts() else { return Ok(()) };
+    let mut session = sql::Session::open(&state::target(shared)).await?;
+    let Some(user) = session.user_of(connection).await? else { return Ok(()) };
+    if accounts.contains(&user) {
+        return Ok(());
+    }
+    tracing::warn!(user, server_id, "a stranger's replica would acknowledge: its connection is killed");
+    session.run("KILL", LOOK_EVERY, &format!("KILL {connection}")).await
+}
+
 /// The pod was told to stop: returns when this member is not needed any more, or has waited long enough.
 pub(crate) async fn leave(shared: &Arc<Shared>) {
     shared.state.update(|state| state.leaving = true);
@@ -128,19 +157,28 @@ pub(crate) async fn leave(shared: &Arc<Shared>) {
         }
         let limit = match leases.record(shared).await {
             // Everything goes.
-            Ok(None) => return,
-            Ok(Some(record)) if record.holder.as_ref().is_some_and(|holder| holder.data_id == data_id) => half,
-            Ok(Some(record)) if record.is_acker(&data_id) => half.min(ACKER_PATIENCE),
-            Ok(Some(_)) => return,
-            Err(why) => {
-                tracing::debug!(why, "the record cannot be read");
-                if opened { half } else { half.min(ACKER_PATIENCE) }
-            }
+            Some(None) => return,
+            Some(Some(record)) if record.holder.as_ref().is_some_and(|holder| holder.data_id == data_id) => half,
+            Some(Some(record)) if record.is_acker(&data_id) => half.min(ACKER_PATIENCE),
+            Some(Some(_)) => return,
+            None if opened => half,
+            None => half.min(ACKER_PATIENCE),
         };
         if started.elapsed() > limit {
             tracing::warn!(waited = ?started.elapsed(), "nobody took over; the server stops all the same");
             return;
         }
         tokio::time::sleep(LEAVE_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn connections_that_acknowledge_are_known_by_the_log() {
+        let line = "2026-11-23 14:53:12 25 [Note] Start semi-sync binlog_dump to slave (server_id: 102), pos(mariadb-bin.000001, 4)";
+        assert_eq!(super::acknowledging(line), Some((25, 102)));
+        let line = "2026-11-23 14:53:12 25 [Note] Start asynchronous binlog_dump to slave (server_id: 2), pos(, 4)";
+        assert_eq!(super::acknowledging(line), None);
     }
 }

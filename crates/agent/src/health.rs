@@ -33,9 +33,15 @@ impl Health {
 /// server that hangs would hold its clients.
 pub(crate) async fn probe_writes(shared: Arc<Shared>) {
     let mut since: Option<Instant> = None;
+    let mut session = None;
     loop {
         tokio::time::sleep(EVERY).await;
-        let probed = if guard::open(&shared.state.now()) { probe(&shared).await } else { Ok(()) };
+        let probed = if guard::open(&shared.state.now()) {
+            probe(&shared, &mut session).await
+        } else {
+            session = None;
+            Ok(())
+        };
         match probed {
             Ok(()) => {
                 if since.take().is_some() {
@@ -68,7 +74,7 @@ pub(crate) async fn probe_writes(shared: Arc<Shared>) {
     }
 }
 
-async fn probe(shared: &Arc<Shared>) -> Result<(), String> {
+async fn probe(shared: &Arc<Shared>, session: &mut Option<sql::Session>) -> Result<(), String> {
     let places = shared.places.clone();
     // A write that hangs cannot be ended: it is waited for as long as it takes, told of in time.
     let mut file = tokio::task::spawn_blocking(move || write_file(&places));
@@ -77,7 +83,7 @@ async fn probe(shared: &Arc<Shared>) -> Result<(), String> {
         Ok(Err(error)) => return Err(error.to_string()),
         Err(_) => return Err(format!("the volume: no answer within {LIMIT:?}")),
     }
-    write_row(shared).await
+    write_row(shared, session).await
 }
 
 fn write_file(places: &Places) -> std::io::Result<()> {
@@ -91,15 +97,22 @@ fn write_file(places: &Places) -> std::io::Result<()> {
 }
 
 /// Not in the binary log: replicas need not hear of it. A lock that somebody holds on all writes (a backup) is no trouble.
-async fn write_row(shared: &Shared) -> Result<(), String> {
-    // Does not answer at all: that is told by whoever asks for the state.
-    let Ok(mut session) = sql::Session::open(&state::target(shared)).await else { return Ok(()) };
-    match session.try_own_write(LIMIT).await {
-        Some(Ok(())) => Ok(()),
-        Some(Err(error)) => match error.errno() {
-            Some(_) => Err(error.to_string()),
-            None => Ok(()),
+async fn write_row(shared: &Shared, place: &mut Option<sql::Session>) -> Result<(), String> {
+    let mut session = match place.take() {
+        Some(session) => session,
+        // Does not answer at all: that is told by whoever asks for the state.
+        None => match sql::Session::open(&state::target(shared)).await {
+            Ok(session) => session,
+            Err(_) => return Ok(()),
         },
+    };
+    match session.try_own_write(LIMIT).await {
+        Some(Ok(())) => {
+            *place = Some(session);
+            Ok(())
+        }
+        Some(Err(error)) if error.errno().is_some() => Err(error.to_string()),
+        Some(Err(_)) => Ok(()),
         None => {
             let id = session.id();
             let Ok(mut other) = sql::Session::open(&state::target(shared)).await else { return Ok(()) };

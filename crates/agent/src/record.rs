@@ -105,18 +105,45 @@ fn parse(lease: &Lease) -> Result<Record, String> {
 
 /// Reads the record again and again.
 #[derive(Default)]
-pub(crate) struct Leases(Option<Api<Lease>>);
+pub(crate) struct Leases {
+    api: Option<Api<Lease>>,
+    /// Why it could not be read last.
+    trouble: String,
+}
 
 impl Leases {
-    /// The record; `None`: there is none, or it is being deleted with its topology.
-    pub(crate) async fn record(&mut self, shared: &Shared) -> Result<Option<Record>, String> {
-        let api = match self.0.take() {
+    /// The record; `Some(None)`: there is none, or it is being deleted with its topology; `None`: it cannot be read.
+    #[expect(clippy::option_option, reason = "not read, and read that there is none, are two things")]
+    pub(crate) async fn record(&mut self, shared: &Shared) -> Option<Option<Record>> {
+        match self.read(shared).await {
+            Ok(record) => {
+                self.trouble.clear();
+                Some(record)
+            }
+            Err(why) => {
+                if why != self.trouble {
+                    tracing::warn!(why, "the record cannot be read");
+                    self.trouble = why;
+                }
+                None
+            }
+        }
+    }
+
+    async fn read(&mut self, shared: &Shared) -> Result<Option<Record>, String> {
+        let api = match self.api.take() {
             Some(api) => api,
             None => leases(shared).await?,
         };
         // Kept only where it works: a token or a CA may have been renewed.
-        let lease = in_time(api.get_opt(&shared.config.lease)).await?;
-        self.0 = Some(api);
+        let answer = tokio::time::timeout(API_LIMIT, api.get_opt(&shared.config.lease));
+        let lease = match answer.await.map_err(|_| "the API does not answer in time".to_owned())? {
+            Ok(lease) => lease,
+            // What let this member in goes with the topology, and may go first.
+            Err(kube::Error::Api(status)) if matches!(status.code, 401 | 403) => None,
+            Err(error) => return Err(format!("the record: {error}")),
+        };
+        self.api = Some(api);
         lease.filter(|lease| lease.metadata.deletion_timestamp.is_none()).as_ref().map(parse).transpose()
     }
 }

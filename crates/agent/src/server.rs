@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
 use topology::member::{Phase, Trouble};
 
-use crate::{Shared, config, login, processes};
+use crate::{Shared, config, guard, login, processes};
 
 /// A clean stop may take long: dirty pages are written. The pod's grace period bounds it in the end.
 pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(280);
@@ -83,7 +83,9 @@ impl Server {
         });
         tracing::info!(pid, "mariadbd started");
         let shared = Arc::clone(shared);
-        let words = child.child.stderr.take().map(|stderr| tokio::spawn(pass_on(stderr)));
+        let listener = Arc::clone(&shared);
+        let heard = move |line: &str| guard::hear(&listener, line);
+        let words = child.child.stderr.take().map(|stderr| tokio::spawn(pass_on(stderr, heard)));
         tokio::spawn(async move {
             let status = child.child.wait().await;
             drop(child);
@@ -150,9 +152,10 @@ impl Server {
     }
 }
 
-/// Passes the server's error log on to the container's output; returns its last words.
-async fn pass_on(mut stderr: tokio::process::ChildStderr) -> String {
+/// Passes the server's error log on to the container's output, and each whole line to `heard`; returns its last words.
+async fn pass_on(mut stderr: tokio::process::ChildStderr, heard: impl Fn(&str)) -> String {
     let mut last = Vec::new();
+    let mut line = Vec::new();
     let mut buffer = vec![0; 8 * 1024];
     while let Ok(length) = stderr.read(&mut buffer).await {
         if length == 0 {
@@ -164,6 +167,13 @@ async fn pass_on(mut stderr: tokio::process::ChildStderr) -> String {
         last.extend_from_slice(&buffer[..length]);
         if last.len() > 2 * WORDS {
             last.drain(..last.len() - WORDS);
+        }
+        for piece in buffer[..length].split_inclusive(|&byte| byte == b'\n') {
+            line.extend_from_slice(piece);
+            if piece.ends_with(b"\n") || line.len() > WORDS {
+                heard(&String::from_utf8_lossy(&line));
+                line.clear();
+            }
         }
     }
     String::from_utf8_lossy(&last).into_owned()

@@ -42,7 +42,7 @@ pub mod paths {
     pub const VOLUME: &str = "/var/lib/mysql";
     /// The server's `datadir`.
     pub const DATA_DIR: &str = "/var/lib/mysql/data";
-    /// The agent's own state: highest stamp, lock with the pod's UID, what was saved of errant transactions.
+    /// The agent's own state: highest stamp, lock with the pod's UID, relay logs kept aside, what was saved of errant transactions.
     pub const STATE_DIR: &str = "/var/lib/mysql/agent";
     /// An `emptyDir` for sockets and the rendered `my.cnf`; the socket is where MariaDB's images look for it.
     pub const RUN_DIR: &str = "/run/mysqld";

@@ -65,6 +65,13 @@ impl Session {
         result
     }
 
+    /// Who a connection belongs to; `None`: it is gone.
+    pub async fn user_of(&mut self, connection: u64) -> Result<Option<String>, SqlError> {
+        let sql = format!("SELECT USER AS user FROM information_schema.PROCESSLIST WHERE ID = {connection}");
+        let rows = self.rows("processlist", LIMIT, &sql).await?;
+        rows.first().map(|row| Named { what: "processlist", row }.some("user")).transpose()
+    }
+
     /// Accounts for any host that replicate and are locked.
     pub async fn locked_accounts(&mut self) -> Result<BTreeSet<String>, SqlError> {
         const SQL: &str = "SELECT g.User AS user FROM mysql.global_priv g JOIN mysql.user u ON u.User = g.User AND u.Host = g.Host \

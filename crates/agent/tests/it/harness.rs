@@ -9,6 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
+use kube::api::PostParams;
 use protocol::config::AgentConfig;
 use protocol::{AgentClient, CONTROLLER_COMMON_NAME, Identity, paths};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
@@ -21,6 +24,9 @@ pub(crate) const AS_AGENT: &str = "AGENT_TEST_AS_AGENT";
 const ROOTFS: &str = "/var/cache/mariadb-operator-sandbox/rootfs/debian13";
 /// MariaDB 10.11.
 pub(crate) const OLDER: &str = "/var/cache/mariadb-operator-sandbox/rootfs/debian12";
+
+/// How agents reach the API, where a scenario has one.
+const KUBECONFIG: &str = "/etc/kubeconfig";
 
 /// Says on the real standard error that something is left out.
 pub(crate) fn skipped(what: &str) {
@@ -132,6 +138,14 @@ impl Lab {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         };
+        // The CA is not used on this plain connection; without one the system's would be looked for, which images lack.
+        let kubeconfig = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+             clusters: [{{name: c, cluster: {{server: 'http://10.77.0.1:8080', certificate-authority: {}/ca.crt}}}}]\n\
+             users: [{{name: u, user: {{}}}}]\n",
+            paths::AGENT_TLS_DIR
+        );
+        write(inside(KUBECONFIG), kubeconfig.as_bytes());
         for path in ["work", "root", "volume"] {
             fs::create_dir_all(member.join(path)).unwrap();
         }
@@ -241,6 +255,7 @@ impl Lab {
             .env_clear()
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .env(AS_AGENT, "1")
+            .env("KUBECONFIG", KUBECONFIG)
             .env("POD_NAME", format!("db-{n}"))
             .env("POD_NAMESPACE", "test")
             .env("POD_UID", format!("pod-{n}"))
@@ -426,6 +441,42 @@ impl Lab {
         }
     }
 
+    /// An API for the members that are made after it, with the record in it.
+    pub(crate) fn api(&self, record: &topology::record::Record) -> Api<Lease> {
+        let (ready, address) = std::sync::mpsc::channel();
+        // A thread inherits this one's network; it ends with the process.
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let server = apiserver::Server::open(apiserver::Options::default()).unwrap();
+                let listener = tokio::net::TcpListener::bind("10.77.0.1:8080").await.unwrap();
+                ready.send(listener.local_addr().unwrap()).unwrap();
+                axum::serve(listener, server.router()).await.unwrap();
+            });
+        });
+        let address = address.recv().unwrap();
+        let config = kube::Config::new(format!("http://{address}").parse().unwrap());
+        self.block_on(async {
+            let client = kube::Client::try_from(config).unwrap();
+            let namespace = serde_json::json!({"metadata": {"name": "test"}});
+            let namespaces = Api::<k8s_openapi::api::core::v1::Namespace>::all(client.clone());
+            namespaces.create(&PostParams::default(), &serde_json::from_value(namespace).unwrap()).await.unwrap();
+            let leases = Api::<Lease>::namespaced(client, "test");
+            leases.create(&PostParams::default(), &lease(record)).await.unwrap();
+            leases
+        })
+    }
+
+    /// Somebody decided.
+    pub(crate) fn decided(&self, leases: &Api<Lease>, record: &topology::record::Record) {
+        self.block_on(async {
+            let known = leases.get("db-topology").await.unwrap();
+            let mut new = lease(record);
+            new.metadata.resource_version = known.metadata.resource_version;
+            leases.replace("db-topology", &PostParams::default(), &new).await.unwrap();
+        });
+    }
+
     /// Kills a member's server and waits until its agent says so.
     pub(crate) fn kill_server(&self, n: usize) {
         let pid = self.process(n, "mariadbd").expect("a server");
@@ -465,6 +516,15 @@ impl Lab {
         }
         None
     }
+}
+
+fn lease(record: &topology::record::Record) -> Lease {
+    let annotations = record.annotations();
+    serde_json::from_value(serde_json::json!({
+        "metadata": {"name": "db-topology", "annotations": annotations},
+        "spec": {"holderIdentity": record.holder_identity()},
+    }))
+    .unwrap()
 }
 
 impl Drop for Lab {

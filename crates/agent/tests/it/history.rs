@@ -11,6 +11,7 @@ use topology::history::Errant;
 use topology::member::{MemberState, ServerState};
 use topology::{DataId, GtidPosition};
 
+use super::changes::{account, topology};
 use super::harness::{self, Lab};
 use super::scenarios::trial;
 
@@ -23,6 +24,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             a_relay_log_is_kept_aside_until_it_was_fetched_again,
         ),
         trial("a_gap_in_the_relay_log_is_noticed", a_gap_in_the_relay_log_is_noticed),
+        trial("what_crash_recovery_drops_is_written_down", what_crash_recovery_drops_is_written_down),
         trial("errant_transactions_are_written_down", errant_transactions_are_written_down),
     ]
 }
@@ -157,6 +159,33 @@ fn a_gap_in_the_relay_log_is_noticed() {
     // What is missing is not passed over.
     assert_eq!(lab.sql(1, "SELECT @@gtid_binlog_pos"), before);
     assert_eq!(lab.state(1).unwrap().relay, Some(end));
+}
+
+fn what_crash_recovery_drops_is_written_down() {
+    let mut lab = topology("dropped");
+    lab.sql(0, "INSERT INTO app.w VALUES (1)");
+    lab.tell(0, Action::Lock { accounts: vec![account(1), account(2)] }).unwrap();
+    std::thread::scope(|scope| {
+        // Nobody acknowledges it: the client sees the server go.
+        scope.spawn(|| {
+            let password = "$(cat /etc/mariadb-operator/root/root-password)";
+            lab.shell(0, &format!("mariadb -u root -p\"{password}\" -e 'INSERT INTO app.w VALUES (4711)' || true"))
+        });
+        lab.eventually(0, SOON, |state| state.server.as_ref().is_some_and(|s| s.semi_sync.waiting > 0));
+        lab.kill_server(0);
+    });
+    lab.tell(0, Action::StartServer { as_replica: true }).unwrap();
+    lab.running(0);
+    assert_eq!(lab.sql(0, "SELECT COUNT(*) FROM app.w"), "1");
+    let kept = "cat /var/lib/mysql/agent/errant/*-tail/dropped.sql 2>/dev/null || true";
+    lab.eventually(0, SOON, |_| lab.shell(0, kept).contains("@1=4711"));
+    assert!(!lab.shell(0, kept).contains("@1=1 "), "what was acknowledged was not dropped");
+    lab.eventually(0, SOON, |_| lab.shell(0, "ls /var/lib/mysql/agent/errant/*-tail").split_whitespace().count() == 2);
+    // Started so again, nothing is dropped and nothing kept.
+    lab.kill_server(0);
+    lab.tell(0, Action::StartServer { as_replica: true }).unwrap();
+    lab.running(0);
+    lab.eventually(0, SOON, |_| lab.shell(0, "ls /var/lib/mysql/agent/errant").split_whitespace().count() == 1);
 }
 
 fn errant_transactions_are_written_down() {

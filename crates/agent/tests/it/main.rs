@@ -1,6 +1,7 @@
 //! Agents against real MariaDB servers: each as process 1 of its own namespaces, in a root file system of Debian's packages.
 
 mod changes;
+mod guard;
 mod harness;
 mod history;
 mod scenarios;
@@ -19,7 +20,12 @@ fn main() -> ExitCode {
             harness::skipped(&format!("agents against real servers: {why}"));
             Vec::new()
         }
-        None => scenarios::trials().into_iter().chain(changes::trials()).chain(history::trials()).collect(),
+        None => scenarios::trials()
+            .into_iter()
+            .chain(changes::trials())
+            .chain(history::trials())
+            .chain(guard::trials())
+            .collect(),
     };
     libtest_mimic::run(&arguments, trials).exit_code()
 }
