@@ -1,6 +1,7 @@
 //! Runs one scenario against a server of its own.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -16,11 +17,10 @@ use tokio::sync::Mutex;
 use tower::ServiceExt as _;
 
 use crate::compare::{Environment, Mode, at, differences, fill, sort_errors, strip};
+use crate::kubectl::Kubectl;
 
 /// Each step's name, and what differs.
 pub(crate) type Outcome = Vec<(String, Vec<String>)>;
-
-const HEADERS: [&str; 6] = ["content-type", "warning", "retry-after", "allow", "location", "www-authenticate"];
 
 struct Answer {
     status: u16,
@@ -40,17 +40,26 @@ struct Runner {
     scenario: Value,
     environment: Environment,
     seen: BTreeMap<String, Seen>,
+    kubectl: Option<Kubectl>,
+    /// How long a poll may take.
+    patience: f64,
 }
 
-/// Runs a scenario.
-pub(crate) async fn run(scenario: Value) -> Outcome {
+/// Runs a scenario. `waits`: it may poll for what comes, else only for a moment.
+pub(crate) async fn run(scenario: Value, kubectl: Option<PathBuf>, waits: bool) -> Outcome {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let letters = b"bcdfghjklmnpqrstvwxz";
     let id: String = (0..6).map(|i| char::from(letters[(number as usize / 20_usize.pow(i)) % 20])).collect();
     let server = Server::open(Options { ca: Some("ca".to_owned()), ..Options::default() }).expect("a server");
     let environment = [("id".to_owned(), json!(id)), ("ns".to_owned(), json!(format!("conf-{id}")))].into();
-    let mut runner = Runner { router: server.router(), scenario, environment, seen: BTreeMap::new() };
+    let kubectl = match kubectl.filter(|_| scenario["kind"] == "kubectl") {
+        None => None,
+        Some(binary) => Some(Kubectl::start(binary, server.router(), &format!("conf-{id}")).await.expect("a port")),
+    };
+    let patience = if waits { 10.0 } else { 1.0 };
+    let mut runner =
+        Runner { router: server.router(), scenario, environment, seen: BTreeMap::new(), kubectl, patience };
     let mut outcome = Vec::new();
     if let Err(error) = runner.set_up().await {
         return vec![("(set-up)".to_owned(), vec![error])];
@@ -150,11 +159,16 @@ impl Runner {
     }
 
     async fn step(&mut self, step: &Value) -> Vec<String> {
-        if step["replay"] == false || step.get("kubectl").is_some() {
+        if step["replay"] == false {
             return Vec::new();
         }
-        let outcome =
-            if step.get("watch").is_some() { Box::pin(self.watch(step)).await } else { self.exchange(step).await };
+        let outcome = if step.get("watch").is_some() {
+            Box::pin(self.watch(step)).await
+        } else if step.get("kubectl").is_some() {
+            Box::pin(self.command(step)).await
+        } else {
+            self.exchange(step).await
+        };
         outcome.unwrap_or_else(|missing| vec![missing])
     }
 
@@ -165,6 +179,25 @@ impl Runner {
             .transpose()
     }
 
+    /// Runs `kubectl`, again until it does what it did.
+    async fn command(&mut self, step: &Value) -> Result<Vec<String>, String> {
+        let end = Instant::now() + Kubectl::patience(step);
+        loop {
+            let kubectl = self.kubectl.as_ref().ok_or("kubectl is not installed")?;
+            let running = kubectl.start_step(step, &self.environment).await?;
+            let mut complaints = Vec::new();
+            for inner in list(&step["during"]) {
+                let found = Box::pin(self.step(inner)).await;
+                complaints.extend(found.into_iter().map(|c| format!("during {}: {c}", inner["name"])));
+            }
+            complaints.extend(running.finish(step, &self.environment).await?);
+            if complaints.is_empty() || Instant::now() > end {
+                return Ok(complaints);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
     async fn exchange(&mut self, step: &Value) -> Result<Vec<String>, String> {
         let request = fill(&step["request"], &self.environment)?;
         let auth = self.auth(step)?;
@@ -173,7 +206,7 @@ impl Runner {
         }
         let poll = step.get("poll").filter(|p| !p.is_null());
         let end = Instant::now()
-            + Duration::from_secs_f64(poll.map_or(0.0, |p| p["timeout_s"].as_f64().unwrap_or(30.0).min(10.0)));
+            + Duration::from_secs_f64(poll.map_or(0.0, |p| p["timeout_s"].as_f64().unwrap_or(30.0).min(self.patience)));
         let answer = loop {
             let answer = self.send(&request, auth.as_deref()).await;
             if poll.is_none_or(|p| self.settled(p, &answer)) || Instant::now() > end {
@@ -296,7 +329,6 @@ impl Runner {
         for (name, value) in &headers {
             differences(value, &shown(name), &self.environment, mode, &format!("header {name}"), &mut out);
         }
-        let _ = HEADERS;
         if !headers.contains_key("warning") && expected["any_warnings"] != true && !shown("warning").is_null() {
             out.push(format!("unexpected warning {}", shown("warning")));
         }
