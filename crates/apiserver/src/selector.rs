@@ -67,6 +67,7 @@ impl Labels {
 
 mod parser {
     use super::Requirement;
+    use crate::validate::names;
 
     #[derive(Debug, Clone, PartialEq, Eq)]
     enum Token {
@@ -110,8 +111,10 @@ mod parser {
         let tokens = tokens(text);
         let mut at = 0;
         let mut all = Vec::new();
-        if tokens[0] == Token::End {
-            return Ok(all);
+        match &tokens[0] {
+            Token::End => return Ok(all),
+            Token::Word(_) | Token::Symbol("!") => {}
+            other => return Err(format!("found '{}', expected: !, identifier, or 'end of string'", other.text())),
         }
         loop {
             all.push(requirement(&tokens, &mut at).map_err(|e| format!("unable to parse requirement: {e}"))?);
@@ -229,33 +232,17 @@ mod parser {
     }
 
     fn check_key(key: &str) -> Result<(), String> {
-        let name = key.rsplit_once('/').map_or(key, |(_, name)| name);
-        let good = word(name) && name.len() <= 63 && key.matches('/').count() < 2;
-        if good {
-            return Ok(());
+        match names::qualified(key).as_slice() {
+            [] => Ok(()),
+            faults => Err(format!("<nil>: Invalid value: {key:?}: {}", faults.join("; "))),
         }
-        Err(format!(
-            "<nil>: Invalid value: {key:?}: name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
-        ))
     }
 
     fn check_value(key: &str, value: &str) -> Result<(), String> {
-        if value.len() > 63 {
-            return Err(format!("values[0][{key}]: Invalid value: {value:?}: must be no more than 63 bytes"));
+        match names::label_value(value) {
+            None => Ok(()),
+            Some(fault) => Err(format!("values[0][{key}]: Invalid value: {value:?}: {fault}")),
         }
-        if value.is_empty() || word(value) {
-            return Ok(());
-        }
-        Err(format!(
-            "values[0][{key}]: Invalid value: {value:?}: a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
-        ))
-    }
-
-    fn word(text: &str) -> bool {
-        let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-        edge(text.chars().next())
-            && edge(text.chars().last())
-            && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     }
 }
 
@@ -361,7 +348,8 @@ fn unsupported(kind: &Kind, key: &str) -> String {
     match (kind.group.as_str(), kind.kind.as_str()) {
         ("", "Pod" | "Event" | "Secret" | "Node" | "Namespace" | "ReplicationController" | "Service")
         | ("batch", "Job")
-        | ("apps", "ReplicaSet" | "StatefulSet" | "Deployment" | "DaemonSet") => {
+        | ("events.k8s.io", "Event")
+        | ("apps", "ReplicaSet" | "Deployment" | "DaemonSet") => {
             format!("field label not supported: {key}")
         }
         _ => format!("{key:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""),

@@ -69,6 +69,7 @@ impl Server {
         crate::crd::restore(&server);
         crate::gc::bootstrap(&server);
         crate::auth::bootstrap(&server);
+        server.store().begin();
         crate::gc::start(&server);
         Ok(server)
     }

@@ -16,6 +16,8 @@ pub struct ApiError {
     pub message: String,
     /// `details`, or null.
     pub details: Value,
+    /// `metadata.continue` of a list that cannot go on as it was.
+    pub continuation: Option<String>,
 }
 
 impl std::fmt::Display for ApiError {
@@ -29,7 +31,7 @@ impl std::error::Error for ApiError {}
 impl ApiError {
     /// An error without details.
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: Value::Null }
+        Self { code, reason, message: message.into(), details: Value::Null, continuation: None }
     }
 
     /// With these details.
@@ -141,6 +143,9 @@ impl ApiError {
         if let Some(map) = body.as_object_mut() {
             if self.reason.is_empty() {
                 map.remove("reason");
+            }
+            if let Some(token) = &self.continuation {
+                map.insert("metadata".to_owned(), json!({"continue": token}));
             }
             if !self.details.is_null() {
                 map.insert("details".to_owned(), self.details.clone());

@@ -43,13 +43,14 @@ pub fn prepare_namespace(namespace: &mut Value, old: Option<&Value>) {
             namespace["spec"] = json!({"finalizers": finalizers});
             namespace["status"] = json!({"phase": "Active"});
         }
-        Some(old) => {
-            if old.pointer("/spec/finalizers").is_some()
-                && namespace.get("spec").is_none_or(|s| s.get("finalizers").is_none())
-            {
-                namespace["spec"]["finalizers"] = old["spec"]["finalizers"].clone();
+        // None at all is what `finalize` says; a list that is absent was not sent.
+        Some(old) => match (namespace.pointer("/spec/finalizers"), old.pointer("/spec/finalizers")) {
+            (Some(Value::Array(given)), _) if given.is_empty() => {
+                namespace["spec"].as_object_mut().map(|s| s.remove("finalizers"));
             }
-        }
+            (None, Some(kept)) => namespace["spec"]["finalizers"] = kept.clone(),
+            _ => {}
+        },
     }
 }
 
@@ -147,9 +148,25 @@ pub fn prepare_claim(claim: &mut Value, old: Option<&Value>) {
     protect(claim, old, "kubernetes.io/pvc-protection");
 }
 
-/// Volumes: the protection finalizer.
+/// Volumes: the protection finalizer, and since when they are in their phase.
 pub fn prepare_volume(volume: &mut Value, old: Option<&Value>) {
     protect(volume, old, "kubernetes.io/pv-protection");
+    if old.is_none_or(|old| text(old, "/status/phase") != text(volume, "/status/phase")) {
+        volume["status"]["lastPhaseTransitionTime"] = crate::gc::now().into();
+    }
+}
+
+/// DaemonSets: an annotation counts their templates, for old clients.
+pub fn prepare_daemon_set(set: &mut Value, old: Option<&Value>) {
+    let count = "deprecated.daemonset.template.generation";
+    let before =
+        old.map_or(0, |old| old["metadata"]["annotations"][count].as_str().unwrap_or("0").parse().unwrap_or(0));
+    let changed = old.is_none_or(|old| old["spec"]["template"] != set["spec"]["template"]);
+    let now: i64 = before + i64::from(changed);
+    if !set["metadata"]["annotations"].is_object() {
+        set["metadata"]["annotations"] = json!({});
+    }
+    set["metadata"]["annotations"][count] = now.to_string().into();
 }
 
 fn protect(object: &mut Value, old: Option<&Value>, finalizer: &str) {

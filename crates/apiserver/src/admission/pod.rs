@@ -102,7 +102,7 @@ pub fn prepare(pod: &mut Value, old: Option<&Value>) {
 }
 
 /// The quality-of-service class.
-fn quality(pod: &Value) -> &'static str {
+pub fn quality(pod: &Value) -> &'static str {
     let (mut any, mut guaranteed) = (false, true);
     for container in list(pod, "/spec/initContainers").iter().chain(list(pod, "/spec/containers")) {
         let amounts = |key: &str| {

@@ -1,6 +1,7 @@
 //! Who asks, and what they may do: tokens of service accounts, impersonation, role-based access
 //! control, and the reviews that tell of them.
 
+mod legacy;
 mod rbac;
 mod review;
 mod roles;
@@ -15,6 +16,7 @@ use crate::identity::Identity;
 use crate::server::Server;
 use crate::status::{ApiError, details_of};
 
+pub(crate) use legacy::fill as fill_token_secrets;
 use rbac::Attributes;
 pub(crate) use review::{review, token};
 pub(crate) use roles::bootstrap;
@@ -64,7 +66,8 @@ pub(crate) fn admit(server: &Server, given: Option<Identity>, request: &Request)
             groups.push("system:serviceaccounts".into());
             groups.extend(rest.split_once(':').map(|(namespace, _)| format!("system:serviceaccounts:{namespace}")));
         }
-        groups.push("system:authenticated".into());
+        let known = user != Identity::anonymous().name;
+        groups.push(if known { "system:authenticated" } else { "system:unauthenticated" }.into());
         identity =
             Identity { name: user, uid: header("impersonate-uid").unwrap_or_default(), groups, extra: Vec::new() };
     }

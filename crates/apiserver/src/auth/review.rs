@@ -173,6 +173,7 @@ pub(crate) fn token(context: &Context, bytes: &[u8]) -> Result<Response, ApiErro
         verbs: vec!["create".into()],
         subresources: Vec::new(),
         schema: SchemaSource::Builtin(schema),
+        deprecation: None,
         custom: None,
     };
     let mut request = decode_object(context, bytes, &kind, FieldValidation::Warn)?;

@@ -10,7 +10,7 @@ use kube_core::cel::cel::objects::{Key, Map as CelMap, OptionalValue};
 use kube_core::cel::cel::{Context, Program, Value as Cel};
 use serde_json::Value;
 
-use crate::schema::validate::child;
+use crate::schema::parts::Step;
 use crate::schema::{Additional, Schema, Topology, Type};
 use crate::validate::FieldError;
 
@@ -134,6 +134,11 @@ fn node(root: &Context<'_>, schema: &Schema, value: &Value, old: Option<&Value>,
                 Err(error) => {
                     let reason = match &error {
                         kube_core::cel::cel::ExecutionError::NoSuchKey(key) => format!("no such key: {key}"),
+                        kube_core::cel::cel::ExecutionError::FunctionError { message, .. }
+                            if message.starts_with("no numeric value in") =>
+                        {
+                            crate::schema::quantity::MISFIT.to_owned()
+                        }
                         kube_core::cel::cel::ExecutionError::FunctionError { message, .. } => message.clone(),
                         other => other.to_string(),
                     };
@@ -143,26 +148,12 @@ fn node(root: &Context<'_>, schema: &Schema, value: &Value, old: Option<&Value>,
             }
         }
     }
-    match value {
-        Value::Object(fields) => {
-            for (name, inner) in fields {
-                let below = schema.properties.get(name).or(match &schema.additional {
-                    Additional::Schema(entry) => Some(entry),
-                    _ => None,
-                });
-                if let Some(below) = below.filter(|s| s.reference.is_none()) {
-                    node(root, below, inner, old.and_then(|o| o.get(name)), &child(path, name), found);
-                }
-            }
-        }
-        Value::Array(entries) => {
-            let Some(items) = &schema.items else { return };
-            for (index, entry) in entries.iter().enumerate() {
-                let before = old.and_then(|old| same_entry(schema, entry, old));
-                node(root, items, entry, before, &format!("{path}[{index}]"), found);
-            }
-        }
-        _ => {}
+    for part in schema.parts(value) {
+        let before = match part.step {
+            Step::Field(name) => old.and_then(|old| old.get(name)),
+            Step::Entry(_) => old.and_then(|old| same_entry(schema, part.value, old)),
+        };
+        node(root, part.schema, part.value, before, &part.at(path), found);
     }
 }
 

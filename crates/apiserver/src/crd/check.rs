@@ -243,6 +243,21 @@ fn one_version(version: &Value, index: usize, count: usize, errors: &mut Vec<Fie
             }
         }
     }
+    for (number, field) in version.get("selectableFields").and_then(Value::as_array).into_iter().flatten().enumerate() {
+        let path = text(field, "/jsonPath");
+        let ty = version
+            .pointer("/schema/openAPIV3Schema")
+            .and_then(|schema| at_path(schema, path))
+            .map(|s| text(s, "/type"));
+        let detail = match ty {
+            Some("string" | "boolean" | "integer") => continue,
+            Some(_) => {
+                "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed."
+            }
+            None => "is an invalid path: does not refer to a valid field",
+        };
+        errors.push(FieldError::invalid(at(&format!("selectableFields[{number}].jsonPath")), &path.into(), detail));
+    }
     for (number, column) in
         version.get("additionalPrinterColumns").and_then(Value::as_array).into_iter().flatten().enumerate()
     {
@@ -474,20 +489,18 @@ fn rules(schema: &Value, object: &Map<String, Value>, at: &str, errors: &mut Vec
     }
 }
 
-fn path_exists(schema: &Value, path: &str) -> bool {
-    let mut node = schema;
-    for name in path.trim_start_matches('.').split('.') {
+/// The schema of the field at a simple JSON path.
+fn at_path<'v>(schema: &'v Value, path: &str) -> Option<&'v Value> {
+    path.trim_start_matches('.').split('.').try_fold(schema, |node, name| {
         let name = name.split('[').next().unwrap_or_default();
-        let below = node
-            .get("properties")
-            .and_then(|p| p.get(name))
-            .or_else(|| node.get("additionalProperties").filter(|a| a.is_object()));
-        match below {
-            Some(below) => node = below,
-            None => return ["metadata", "kind", "apiVersion"].contains(&name),
-        }
-    }
-    true
+        let property = node.get("properties").and_then(|p| p.get(name));
+        property.or_else(|| node.get("additionalProperties").filter(|a| a.is_object()))
+    })
+}
+
+fn path_exists(schema: &Value, path: &str) -> bool {
+    let root = path.trim_start_matches('.').split(['.', '[']).next().unwrap_or_default();
+    at_path(schema, path).is_some() || ["metadata", "kind", "apiVersion"].contains(&root)
 }
 
 /// Warns of formats that mean nothing here.

@@ -33,8 +33,6 @@ pub struct Custom {
     pub selectable: Vec<String>,
     /// The version's schema as it was written, for OpenAPI.
     pub document: Value,
-    /// Whether this version is deprecated, and the warning that tells so.
-    pub deprecation: Option<String>,
     /// Every served version, the storage version included.
     pub versions: Vec<String>,
     /// Whether the definition is being deleted: nothing may be created.
@@ -142,6 +140,9 @@ pub fn kinds(definition: &Value) -> Vec<Kind> {
     let storage_version = storage.map(|v| text(v, "/name").to_owned()).unwrap_or_default();
     let served = || versions(definition).iter().filter(|v| v.get("served") == Some(&Value::Bool(true)));
     let names: Vec<String> = served().map(|v| text(v, "/name").to_owned()).collect();
+    let is_deprecated = |version: &&Value| version.get("deprecated") == Some(&Value::Bool(true));
+    let lasting = served().filter(|v| !is_deprecated(v)).map(|v| text(v, "/name"));
+    let best = lasting.max_by_key(|n| crate::discovery::priority(n));
     let terminating = definition.pointer("/metadata/deletionTimestamp").is_some();
     served()
         .map(|version| {
@@ -169,9 +170,8 @@ pub fn kinds(definition: &Value) -> Vec<Kind> {
             let name = text(version, "/name").to_owned();
             let group = text(definition, "/spec/group").to_owned();
             let kind = text(definition, &accepted("kind")).to_owned();
-            let deprecation = (version.get("deprecated") == Some(&Value::Bool(true))).then(|| {
+            let deprecation = is_deprecated(&version).then(|| {
                 let own = version.get("deprecationWarning").and_then(Value::as_str);
-                let best = names.iter().filter(|n| **n != name).max_by_key(|n| crate::discovery::priority(n));
                 let instead = best.map(|b| format!("; use {group}/{b} {kind}")).unwrap_or_default();
                 own.map_or_else(|| format!("{group}/{name} {kind} is deprecated{instead}"), str::to_owned)
             });
@@ -187,6 +187,7 @@ pub fn kinds(definition: &Value) -> Vec<Kind> {
                     .to_vec(),
                 subresources,
                 schema: SchemaSource::Custom(Arc::new(schema)),
+                deprecation,
                 custom: Some(Arc::new(Custom {
                     definition: text(definition, "/metadata/name").to_owned(),
                     storage_version: storage_version.clone(),
@@ -200,7 +201,6 @@ pub fn kinds(definition: &Value) -> Vec<Kind> {
                         .map(|f| text(f, "/jsonPath").trim_start_matches('.').to_owned())
                         .collect(),
                     document,
-                    deprecation,
                     versions: names.clone(),
                     terminating,
                 })),

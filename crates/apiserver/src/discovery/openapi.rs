@@ -31,13 +31,17 @@ pub(super) fn respond(kinds: &[Arc<Kind>], path: &[&str], query: &str, headers: 
         }
         ["v3", rest @ ..] => {
             let name = rest.join("/");
-            let Some(document) = document(kinds, &name) else { return not_found() };
+            let Some(document) = document(kinds, &name) else {
+                return reply(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", String::new());
+            };
             let body = document.to_string();
             let tag = hash(&body);
             let asked = query.split('&').find_map(|q| q.strip_prefix("hash="));
             if asked.is_some_and(|asked| asked != tag) {
                 let moved = Response::builder().status(StatusCode::MOVED_PERMANENTLY);
-                let moved = moved.header(header::LOCATION, format!("/openapi/v3/{name}?hash={tag}"));
+                let moved = moved
+                    .header(header::CONTENT_TYPE, "application/json")
+                    .header(header::LOCATION, format!("/openapi/v3/{name}?hash={tag}"));
                 return moved.body(Body::empty()).expect("paths of documents are valid header values");
             }
             reply(StatusCode::OK, "application/json", body)

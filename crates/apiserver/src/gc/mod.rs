@@ -77,6 +77,7 @@ pub(crate) fn start(server: &Server) {
             graph.collect(&server);
             namespaces::furnish(&server);
             namespaces::empty(&server);
+            crate::auth::fill_token_secrets(&server);
             drop(server);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

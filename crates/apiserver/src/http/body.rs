@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::Context;
 use super::media::{self, Format};
 use crate::kind::Kind;
-use crate::schema::{Schema, builtin, decode};
+use crate::schema::{Schema, builtin, decode, prune};
 use crate::status::ApiError;
 
 /// What to do about unknown and duplicate fields (`fieldValidation`).
@@ -99,9 +99,14 @@ pub(crate) fn typed(kind: &Kind, raw: &Value, source: Option<&[u8]>) -> Result<(
     let (mut value, mut strict) = (decoded.value, decoded.strict);
     if kind.custom.is_some() {
         if let Some(metadata) = value.get("metadata").filter(|m| !m.is_null()) {
-            let wrapped = decode::value(&json!({"metadata": metadata}), Some(&METADATA)).map_err(|e| e.to_string())?;
+            let wrapped = decode::value(&json!({"metadata": metadata}), Some(&METADATA));
+            // The metadata of a custom resource is decoded by itself.
+            let wrapped = wrapped.map_err(|e| e.to_string().replacen("ObjectMeta.metadata.", "ObjectMeta.", 1))?;
             value["metadata"] = wrapped.value.get("metadata").cloned().unwrap_or_else(|| json!({}));
             strict.extend(wrapped.strict);
+        }
+        if let Some(fault) = prune::embedded_fault(kind.schema(), &value, "") {
+            return Err(fault);
         }
         strict.extend(crate::crd::shape(kind, &mut value).into_iter().map(|path| format!("unknown field {path:?}")));
     }
@@ -254,22 +259,29 @@ fn mismatch(kinds: &crate::kinds::Kinds, kind: &Kind, api_version: &str, name: &
             return None;
         }
     }
-    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let name = if name.is_empty() { kind.kind.as_str() } else { name };
+    Some(foreign(kinds, api_version, name, &kind.group, &kind.kind))
+}
+
+/// The error of an object of another kind than the one that is wanted.
+pub(crate) fn foreign(
+    kinds: &crate::kinds::Kinds,
+    api_version: &str,
+    name: &str,
+    wanted_group: &str,
+    wanted: &str,
+) -> ApiError {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     if kinds.find_kind(group, version, name).is_some_and(|k| k.custom.is_none()) {
         let package = |group: &str| {
             if group.is_empty() { "core".to_owned() } else { group.split('.').next().unwrap_or_default().to_owned() }
         };
-        return Some(ApiError::bad_request(format!(
-            "{name} in version {version:?} cannot be handled as a {}: converting ({version}.{name}) to ({}.{}): unknown conversion",
-            kind.kind,
-            package(&kind.group),
-            kind.kind
-        )));
+        return ApiError::bad_request(format!(
+            "{name} in version {version:?} cannot be handled as a {wanted}: converting ({version}.{name}) to ({}.{wanted}): unknown conversion",
+            package(wanted_group)
+        ));
     }
-    Some(ApiError::bad_request(format!(
-        "{name} in version {:?} cannot be handled as a {}: no kind {name:?} is registered for version {api_version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"",
-        api_version.rsplit('/').next().unwrap_or_default(),
-        kind.kind
-    )))
+    ApiError::bad_request(format!(
+        "{name} in version {version:?} cannot be handled as a {wanted}: no kind {name:?} is registered for version {api_version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""
+    ))
 }

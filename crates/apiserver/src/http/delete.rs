@@ -5,6 +5,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::body;
+use super::write::stored_form;
 use super::{Context, dry_run, read, respond};
 use crate::kind::{Operation, Write};
 use crate::status::ApiError;
@@ -44,7 +45,7 @@ impl DeleteOptions {
         if let Some(kind) = value["kind"].as_str().filter(|k| *k != "DeleteOptions") {
             let version = value["apiVersion"].as_str().unwrap_or_default();
             return Err(ApiError::bad_request(format!(
-                "decoded object cannot be converted to DeleteOptions: {version}, Kind={kind}"
+                "no kind {kind:?} is registered for version {version:?} in scheme \"pkg/apis/meta/internalversion/scheme/register.go:27\""
             )));
         }
         let mut options = Self::of(&value)?;
@@ -93,6 +94,11 @@ impl DeleteOptions {
 /// DELETE of one object.
 pub(crate) fn one(context: &Context, bytes: &Bytes) -> Result<Response, ApiError> {
     let options = DeleteOptions::read(context, bytes)?;
+    if orphans(&context.kind) && options.policy.is_none() && options.orphan.is_none() {
+        context.warn(
+            "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning".to_owned(),
+        );
+    }
     let value = delete_object(context, context.name(), context.namespace(), &options)?;
     Ok(respond::object(context, 200, value))
 }
@@ -179,11 +185,11 @@ fn step(
             return Ok(if answer.is_null() { value } else { answer });
         }
         let mut revision = stored.revision;
-        if is_pod(kind) && deleting {
-            // A pod that was being ended gently is seen to be hurried before it goes.
-            revision = store.put(&kind.storage(), storable(context, &value), revision).map_err(clash)?.revision;
+        if is_pod(kind) {
+            // A pod is seen to be ending before it goes.
+            revision = store.put(&kind.storage(), stored_form(context, &value), revision).map_err(clash)?.revision;
         }
-        let object = store.delete(&kind.storage(), storable(context, &value), revision).map_err(clash)?;
+        let object = store.delete(&kind.storage(), stored_form(context, &value), revision).map_err(clash)?;
         return Ok(if answer.is_null() { context.present(&object) } else { answer });
     }
     let current = before["deletionGracePeriodSeconds"].as_i64();
@@ -201,7 +207,7 @@ fn step(
     if value["metadata"] == before || options.dry_run {
         return Ok(value);
     }
-    let object = store.put(&kind.storage(), storable(context, &value), stored.revision).map_err(clash)?;
+    let object = store.put(&kind.storage(), stored_form(context, &value), stored.revision).map_err(clash)?;
     Ok(context.present(&object))
 }
 
@@ -226,14 +232,6 @@ fn mark(value: &mut Value, grace: i64, deleting: bool) {
     }
 }
 
-fn storable(context: &Context, value: &Value) -> Value {
-    let mut value = value.clone();
-    if let Some(convert) = context.hooks.to_storage {
-        convert(&mut value);
-    }
-    value
-}
-
 /// Sets the finalizers of the propagation policy.
 fn finalizers(kind: &crate::kind::Kind, value: &mut Value, options: &DeleteOptions) {
     let mut list: Vec<String> = value["metadata"]["finalizers"]
@@ -249,7 +247,7 @@ fn finalizers(kind: &crate::kind::Kind, value: &mut Value, options: &DeleteOptio
         (None, Some(true)) => Some("Orphan"),
         (None, Some(false)) => Some("Background"),
         (None, None) if list.iter().any(|f| f == "orphan" || f == "foregroundDeletion") => None,
-        (None, None) if kind.kind == "Job" && kind.group == "batch" => Some("Orphan"),
+        (None, None) if orphans(kind) => Some("Orphan"),
         (None, None) => None,
     };
     let wanted = match policy {
@@ -271,6 +269,11 @@ fn finalizers(kind: &crate::kind::Kind, value: &mut Value, options: &DeleteOptio
             metadata.insert("finalizers".to_owned(), list.into());
         }
     }
+}
+
+/// Kinds that leave their dependents behind unless told otherwise.
+fn orphans(kind: &crate::kind::Kind) -> bool {
+    kind.kind == "Job" && kind.group == "batch"
 }
 
 /// Kinds whose deletion answers with the object.

@@ -85,8 +85,10 @@ impl Context {
     pub(crate) fn present(&self, object: &Object) -> Value {
         let mut value = object.value();
         if let Some(custom) = &self.kind.custom {
-            // What is stored is in the storage version: its schema prunes and defaults.
-            let stored = self.server.kinds().find(&self.kind.group, &custom.storage_version, &self.kind.plural);
+            // The schema of the version that it was stored in prunes and defaults.
+            let version = value["apiVersion"].as_str().and_then(|v| v.rsplit('/').next());
+            let version = version.unwrap_or(&custom.storage_version);
+            let stored = self.server.kinds().find(&self.kind.group, version, &self.kind.plural);
             dress(&self.kind, &mut value);
             crate::crd::shape(stored.as_ref().unwrap_or(&self.kind), &mut value);
         }
@@ -186,8 +188,8 @@ async fn route(
             return Err(ApiError::no_resource());
         }
     }
-    if let Some(custom) = context.kind.custom.as_ref().and_then(|c| c.deprecation.clone()) {
-        context.warn(custom);
+    if let Some(deprecation) = context.kind.deprecation.clone() {
+        context.warn(deprecation);
     }
     let accept = media::accept(&text(request.headers(), "accept"));
     let watching = context.target.watch || context.query.flag("watch") == Some(true);
@@ -210,7 +212,8 @@ async fn route(
         "application/json".clone_into(&mut context.content_type);
         bytes = object.to_string().into();
     }
-    dispatch(&context, &method, named, accept, &bytes)
+    let answer = dispatch(&context, &method, named, accept, &bytes);
+    Ok(answer.unwrap_or_else(|error| with_warnings(&context, error_response(&error))))
 }
 
 fn dispatch(

@@ -70,7 +70,8 @@ impl Continue {
         )
     }
 
-    fn decode(token: &str) -> Result<Self, ApiError> {
+    /// Reads a token for a list in `namespace`; revision 0 stands for the newest.
+    fn decode(token: &str, namespace: Option<&str>) -> Result<Self, ApiError> {
         let fault =
             |why: String| ApiError::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
         let token = token.trim_end_matches('=');
@@ -84,7 +85,7 @@ impl Continue {
             return Err(fault(format!("server does not recognize this encoded version {version}")));
         }
         let start = value["start"].as_str().unwrap_or_default().trim_end_matches('\0');
-        let (namespace, name) = start.split_once('/').unwrap_or(("", start));
+        let (namespace, name) = start.split_once('/').unwrap_or((namespace.unwrap_or_default(), start));
         Ok(Self {
             revision: value["rv"].as_u64().unwrap_or_default(),
             namespace: namespace.to_owned(),
@@ -126,16 +127,16 @@ pub(crate) fn check_options(context: &Context, watching: bool) -> Result<(), Api
             errors.push(invalid("sendInitialEvents", "sendInitialEvents is forbidden for list"));
         }
         if let Some(matching) = matching {
-            if query.get("continue").is_some() {
-                errors.push(invalid(
-                    "resourceVersionMatch",
-                    "resourceVersionMatch is forbidden when continue is provided",
-                ));
-            }
             if version.is_none() {
                 errors.push(invalid(
                     "resourceVersionMatch",
                     "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                ));
+            }
+            if query.get("continue").is_some() {
+                errors.push(invalid(
+                    "resourceVersionMatch",
+                    "resourceVersionMatch is forbidden when continue is provided",
                 ));
             }
             if !matches!(matching, "Exact" | "NotOlderThan") {
@@ -156,9 +157,13 @@ pub(crate) fn check_options(context: &Context, watching: bool) -> Result<(), Api
     if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid_named("meta.k8s.io", "ListOptions", "", &errors)) }
 }
 
+const TOO_OLD: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.";
+
 /// A list.
 pub(crate) fn list(context: &Context) -> Result<Response, ApiError> {
-    let limit = number(context, "limit")?.unwrap_or(0).max(0) as usize;
+    // What may come from a cache comes whole.
+    let cached = context.query.get("resourceVersion") == Some("0");
+    let limit = number(context, "limit")?.filter(|_| !cached).unwrap_or(0).max(0) as usize;
     number(context, "timeoutSeconds")?;
     let (labels, fields) = selectors(context)?;
     check_options(context, false)?;
@@ -166,14 +171,21 @@ pub(crate) fn list(context: &Context) -> Result<Response, ApiError> {
     let namespace = context.target.namespace.as_deref();
     let version = context.query.get("resourceVersion");
     let (revision, objects, after) = if let Some(token) = context.query.get("continue") {
-        let from = Continue::decode(token)?;
+        let mut from = Continue::decode(token, namespace)?;
         if version.is_some_and(|v| v != "0") {
             return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
         }
-        let objects = store.list_at(&resource, namespace, from.revision).map_err(|_| {
-            ApiError::expired("The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.")
-        })?;
-        (from.revision, objects, Some(from))
+        if from.revision == 0 {
+            let (revision, objects) = store.list(&resource, namespace);
+            from.revision = revision;
+            (revision, objects, Some(from))
+        } else {
+            let objects = store.list_at(&resource, namespace, from.revision).map_err(|_| {
+                let token = Continue { revision: 0, ..from.clone() }.encode();
+                ApiError { continuation: Some(token), ..ApiError::expired(TOO_OLD) }
+            })?;
+            (from.revision, objects, Some(from))
+        }
     } else {
         let wanted = version
             .map(|v| version_number(v).map_err(|e| ApiError::bad_request(format!("invalid resource version: {e}"))))
@@ -186,9 +198,9 @@ pub(crate) fn list(context: &Context) -> Result<Response, ApiError> {
         };
         if exact {
             let objects = store.list_at(&resource, namespace, wanted).map_err(|e| match e {
-                StoreError::Compacted { asked, oldest } => ApiError::expired(format!(
-                    "The resourceVersion for the provided list is too old. ({asked} < {oldest})"
-                )),
+                StoreError::Compacted { .. } => {
+                    ApiError::expired("The resourceVersion for the provided list is too old.")
+                }
                 other => ApiError::internal(other),
             })?;
             (wanted, objects, None)
@@ -206,8 +218,12 @@ pub(crate) fn list(context: &Context) -> Result<Response, ApiError> {
         if after.as_ref().is_some_and(|a| key <= (a.namespace.as_str(), a.name.as_str())) {
             continue;
         }
-        if limit > 0 && items.len() == limit && !filtered {
+        if limit > 0 && items.len() == limit {
+            // Whether what is left would be selected is not looked at.
             rest += 1;
+            if filtered {
+                break;
+            }
             continue;
         }
         if fields.name().is_some_and(|n| n != object.name) {
@@ -216,10 +232,6 @@ pub(crate) fn list(context: &Context) -> Result<Response, ApiError> {
         let value = context.present(&object);
         if !labels.matches(&value["metadata"]["labels"]) || !fields.matches(&value, &context.hooks) {
             continue;
-        }
-        if limit > 0 && items.len() == limit {
-            rest += 1;
-            break;
         }
         last = Some(Continue { revision, namespace: object.namespace.clone(), name: object.name.clone() });
         items.push(value);

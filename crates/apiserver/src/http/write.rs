@@ -71,6 +71,7 @@ pub(crate) fn create_object(
         return Err(ApiError::new(500, "", "resourceVersion should not be set on objects to be created"));
     }
     namespace_of(context, &mut value)?;
+    distinct_owners(context, &mut value);
     let metadata = meta(&mut value);
     let named = metadata.get("name").and_then(Value::as_str).is_some_and(|n| !n.is_empty());
     let generate = metadata.get("generateName").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -123,7 +124,7 @@ pub(crate) fn create_object(
                 "create not allowed while custom resource definition is terminating",
             ));
         }
-        judge(context, &name, &value, None, Operation::Create)?;
+        judge(context, &name, &value, None, Operation::Create, Vec::new())?;
         (context.hooks.warn)(&value, None).into_iter().for_each(|w| context.warn(w));
         if dry_run {
             if context.server.store().get(&kind.storage(), context.namespace(), &name).is_some() {
@@ -227,11 +228,19 @@ fn judge(
     value: &Value,
     old: Option<&Value>,
     operation: Operation,
+    mut errors: Vec<FieldError>,
 ) -> Result<(), ApiError> {
-    let mut errors = crate::seam::validate_metadata(&context.kind, value, old);
+    errors.extend(crate::seam::validate_metadata(&context.kind, value, old));
     if old.is_some() && context.kind.custom.is_none() {
-        // The generic check and the kind's own both tell of these.
+        // The generic check and the kind's own both tell of these, of what is wrong in itself twice over.
+        let lasting = errors
+            .iter()
+            .filter(|e| e.reason != "FieldValueForbidden" && !e.message.ends_with("field is immutable"))
+            .cloned();
+        let lasting: Vec<FieldError> = lasting.collect();
         errors.extend(errors.clone());
+        errors.extend(lasting.clone());
+        errors.extend(lasting);
     }
     if context.kind.custom.is_some() {
         let (found, warnings) = crate::crd::validate(&context.kind, value, old);
@@ -240,14 +249,29 @@ fn judge(
     } else {
         errors.extend((context.hooks.validate)(value, old, operation));
     }
-    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(&context.kind, name, &errors)) }
+    if context.subresource() == "status" && context.kind.custom.is_some() {
+        // There the status is judged by itself.
+        for error in &mut errors {
+            let own = error.field.trim_start_matches("status.");
+            error.message = error.message.replacen(&format!("{} in body", error.field), &format!("{own} in body"), 1);
+        }
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let (group, _) = context.kind.storage();
+    Err(ApiError::invalid_named(&group, &context.kind.kind, name, &errors))
 }
 
-/// The object as it is stored.
-fn stored_form(context: &Context, value: &Value) -> Value {
+/// The object as it is stored: in the storage version, if there are several.
+pub(super) fn stored_form(context: &Context, value: &Value) -> Value {
     let mut value = value.clone();
     if let Some(convert) = context.hooks.to_storage {
         convert(&mut value);
+    }
+    match &context.kind.custom {
+        Some(custom) => value["apiVersion"] = format!("{}/{}", context.kind.group, custom.storage_version).into(),
+        None => drop(value.as_object_mut().map(|v| v.remove("apiVersion"))),
     }
     value
 }
@@ -332,7 +356,9 @@ pub(crate) fn update_object(
         let stored = context.stored()?;
         let old = context.present(&stored);
         let mut value = change(&old)?;
+        let faults = immutable(how.subresource, &value, &old);
         isolate(context, how.subresource, &mut value, &old);
+        distinct_owners(context, &mut value);
         defaults(context, &mut value);
         ssa::track(context, &mut value, Some(&old), &how.manager, how.subresource);
         (context.hooks.prepare)(&mut value, Some(&old));
@@ -349,7 +375,7 @@ pub(crate) fn update_object(
             service_network: context.server.service_network(),
         };
         (context.hooks.admit)(&write, Some(&mut value), Some(&old))?;
-        judge(context, context.name(), &value, Some(&old), operation)?;
+        judge(context, context.name(), &value, Some(&old), operation, faults)?;
         (context.hooks.warn)(&value, Some(&old)).into_iter().for_each(|w| context.warn(w));
         if ssa::same(&value, &old) {
             return Ok(Outcome { code: 200, value: old });
@@ -380,6 +406,40 @@ pub(crate) fn update_object(
             Err(StoreError::Clash) => {}
             Err(other) => return Err(ApiError::internal(other)),
         }
+    }
+}
+
+/// What a writer may not even try to change.
+fn immutable(subresource: &str, value: &Value, old: &Value) -> Vec<FieldError> {
+    let fields = ["deletionTimestamp", "deletionGracePeriodSeconds"].iter().filter(|_| subresource.is_empty());
+    fields
+        .filter_map(|field| {
+            let new = value["metadata"].get(field).filter(|v| !v.is_null() && old["metadata"].get(field) != Some(v))?;
+            Some(FieldError::invalid(format!("metadata.{field}"), new, "field is immutable"))
+        })
+        .collect()
+}
+
+/// Takes out owner references that are there twice.
+fn distinct_owners(context: &Context, value: &mut Value) {
+    let Some(list) = value["metadata"].get_mut("ownerReferences").and_then(Value::as_array_mut) else { return };
+    let mut seen: Vec<Value> = Vec::new();
+    let mut twice: Vec<String> = Vec::new();
+    list.retain(|owner| {
+        if seen.contains(owner) {
+            twice.push(owner["uid"].as_str().unwrap_or_default().to_owned());
+            return false;
+        }
+        seen.push(owner.clone());
+        true
+    });
+    twice.sort();
+    twice.dedup();
+    if !twice.is_empty() {
+        context.warn(format!(
+            ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            twice.join(", ")
+        ));
     }
 }
 
@@ -436,7 +496,7 @@ fn put_or_remove(value: &mut Value, field: &str, new: Option<Value>) {
 
 /// Moves `metadata.generation` with the specification.
 fn bump_generation(context: &Context, subresource: &str, value: &mut Value, old: &Value) {
-    if !context.kind.has_generation() || subresource == "status" {
+    if !context.kind.has_generation() || matches!(subresource, "status" | "binding") {
         return;
     }
     let changed = if context.kind.custom.is_some() {
@@ -486,8 +546,8 @@ pub(crate) fn patch(context: &Context, bytes: &Bytes) -> Result<Response, ApiErr
     }
     let operation = if patch.is_apply() { "Apply" } else { "Update" };
     let manager = ssa::Manager::of(context, operation, "PatchOptions")?;
-    if let crate::patch::Patch::Apply(applied) = &patch {
-        return ssa::apply(context, applied, &manager, force.unwrap_or(false), dry_run, validation);
+    if let Some(applied) = patch.applied(context, validation)? {
+        return ssa::apply(context, applied, &manager, force.unwrap_or(false), dry_run);
     }
     let how = Update { subresource: context.subresource(), dry_run, manager, once: false };
     let outcome = update_object(context, &how, |old| {

@@ -58,15 +58,12 @@ pub fn hooks(kind: &Kind) -> Hooks {
             fields: &["type"],
             ..any
         },
-        ("", "Endpoints") => Hooks {
-            warn: |_, _| vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()],
-            ..any
-        },
         ("", "ConfigMap") => Hooks { validate: check::config_map, ..any },
         ("", "Namespace") => Hooks {
             default: objects::namespace,
             prepare: objects::prepare_namespace,
             admit: objects::admit_namespace,
+            validate: check::namespace,
             field: |object, name| text_field(object, name, &["status.phase"]),
             fields: &["status.phase"],
             ..any
@@ -123,6 +120,7 @@ pub fn hooks(kind: &Kind) -> Hooks {
         ("apps", "Deployment") => Hooks { default: objects::workload, validate: check_workloads::deployment, ..any },
         ("apps", "ReplicaSet" | "DaemonSet") => Hooks {
             default: objects::workload,
+            prepare: if kind.kind == "DaemonSet" { objects::prepare_daemon_set } else { |_, _| {} },
             validate: check_workloads::deployment,
             field: |object, name| {
                 (name == "status.replicas")
@@ -142,6 +140,7 @@ pub fn hooks(kind: &Kind) -> Hooks {
             fields: &["status.successful"],
             ..any
         },
+        ("autoscaling", "HorizontalPodAutoscaler") => Hooks { validate: check_workloads::autoscaler, ..any },
         ("batch", "CronJob") => Hooks { default: objects::cron_job, validate: check_workloads::cron_job, ..any },
         ("policy", "PodDisruptionBudget") => Hooks { validate: check_workloads::budget, ..any },
         ("networking.k8s.io", "NetworkPolicy") => {
@@ -168,10 +167,8 @@ fn text_field(object: &Value, name: &str, known: &[&str]) -> Option<String> {
 fn pod_field(pod: &Value, name: &str) -> Option<String> {
     match name {
         "spec.hostNetwork" => Some(pod.pointer("/spec/hostNetwork").is_some_and(|v| v == true).to_string()),
-        "status.podIPs" => {
-            let ips = pod.pointer("/status/podIPs").and_then(Value::as_array);
-            Some(ips.into_iter().flatten().filter_map(|ip| ip.get("ip")?.as_str()).collect::<Vec<_>>().join(","))
-        }
+        // Known, and never set.
+        "status.podIPs" => Some(String::new()),
         other => text_field(
             pod,
             other,

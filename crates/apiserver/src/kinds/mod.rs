@@ -45,6 +45,8 @@ pub struct Kind {
     pub subresources: Vec<String>,
     /// Structure of its objects.
     pub schema: SchemaSource,
+    /// The warning that it is deprecated, if it is.
+    pub deprecation: Option<String>,
     /// Where it comes from a definition.
     pub custom: Option<Arc<Custom>>,
 }
@@ -108,7 +110,7 @@ impl Kind {
         }
         let has_spec = self.schema().field("spec").is_some();
         match (self.group.as_str(), self.kind.as_str()) {
-            ("", "Pod" | "ReplicationController")
+            ("", "Pod" | "PodTemplate" | "ReplicationController")
             | ("discovery.k8s.io", "EndpointSlice")
             | ("scheduling.k8s.io", "PriorityClass") => true,
             ("" | "coordination.k8s.io" | "autoscaling", _) => false,
@@ -128,6 +130,7 @@ struct Entry {
     categories: Vec<String>,
     subresources: Vec<String>,
     verbs: Option<Vec<String>>,
+    deprecation: Option<String>,
 }
 
 /// The built-in kinds.
@@ -144,6 +147,7 @@ fn kind(entry: Entry) -> Option<Kind> {
         singular: entry.kind.to_lowercase(),
         schema: SchemaSource::Builtin(schema),
         custom: None,
+        deprecation: entry.deprecation,
         verbs: entry.verbs.unwrap_or_else(|| ALL_VERBS.iter().map(ToString::to_string).collect()),
         group: entry.group,
         version: entry.version,

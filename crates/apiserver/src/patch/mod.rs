@@ -6,10 +6,17 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use crate::http::{Context, FieldValidation, body};
+use crate::schema::{builtin, decode};
 use crate::status::ApiError;
 
 /// A patch, parsed.
-pub(crate) enum Patch {
+pub(crate) struct Patch {
+    form: Form,
+    /// Duplicate and unknown fields of the patch itself, as warnings word them.
+    faults: Vec<String>,
+}
+
+enum Form {
     /// RFC 6902.
     Json(Vec<Value>),
     /// RFC 7386.
@@ -28,6 +35,8 @@ impl Patch {
     /// Parses a body by its content type.
     pub(crate) fn parse(context: &Context, bytes: &Bytes) -> Result<Self, ApiError> {
         let media = context.content_type.split(';').next().unwrap_or_default().trim();
+        let mut faults = Vec::new();
+        let duplicates = || decode::json(bytes, None).map(|d| d.strict).unwrap_or_default();
         let object = |value: Value, prefix: &str| match value {
             Value::Object(_) => Ok(value),
             Value::Null => Ok(Value::Object(Map::new())),
@@ -39,10 +48,11 @@ impl Patch {
                 Err(ApiError::bad_request(format!("{prefix}{text}")))
             }
         };
-        match media {
+        let form = match media {
             "application/json-patch+json" => {
                 let value =
                     body::parse_json(bytes).map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
+                faults = unknown_of_operations(&value);
                 match value {
                     Value::Array(operations) => {
                         if operations.len() > 10_000 {
@@ -52,9 +62,9 @@ impl Patch {
                             );
                             return Err(ApiError::new(413, "RequestEntityTooLarge", message));
                         }
-                        Ok(Self::Json(operations))
+                        Ok(Form::Json(operations))
                     }
-                    Value::Null => Ok(Self::Json(Vec::new())),
+                    Value::Null => Ok(Form::Json(Vec::new())),
                     other => Err(ApiError::bad_request(format!(
                         "error decoding patch: json: cannot unmarshal {} into Go value of type []handlers.jsonPatchOp",
                         go_kind(&other)
@@ -64,21 +74,21 @@ impl Patch {
             "application/merge-patch+json" => {
                 let value =
                     body::parse_json(bytes).map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
-                object(value, "error decoding patch: ").map(Self::Merge)
+                faults = duplicates();
+                object(value, "error decoding patch: ").map(Form::Merge)
             }
             "application/strategic-merge-patch+json" if context.kind.custom.is_none() => {
                 let value = body::parse_json(bytes).map_err(ApiError::bad_request)?;
-                object(value, "").map(Self::Strategic)
+                faults = duplicates();
+                object(value, "").map(Form::Strategic)
             }
             "application/apply-patch+yaml" | "application/apply-patch+json" => {
                 let value =
                     body::yaml(bytes).map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}")))?;
-                if let Some(duplicate) = body::duplicate_key(bytes) {
-                    context.warn(duplicate);
-                }
+                faults.extend(body::duplicate_key(bytes));
                 match value {
-                    Value::Object(_) => Ok(Self::Apply(value)),
-                    Value::Null => Ok(Self::Apply(Value::Object(Map::new()))),
+                    Value::Object(_) => Ok(Form::Apply(value)),
+                    Value::Null => Ok(Form::Apply(Value::Object(Map::new()))),
                     other => Err(ApiError::bad_request(format!(
                         "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
                         go_kind(&other)
@@ -91,12 +101,25 @@ impl Patch {
                 "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
             )),
             _ => Err(unsupported()),
-        }
+        }?;
+        Ok(Self { form, faults })
     }
 
     /// Whether this is server-side apply.
     pub(crate) fn is_apply(&self) -> bool {
-        matches!(self, Self::Apply(_))
+        matches!(self.form, Form::Apply(_))
+    }
+
+    /// The configuration of a server-side apply.
+    pub(crate) fn applied(&self, context: &Context, validation: FieldValidation) -> Result<Option<&Value>, ApiError> {
+        let Form::Apply(config) = &self.form else { return Ok(None) };
+        validation.judge(context, &self.faults, |_| {
+            let faults = self.faults.join("\n  ");
+            ApiError::bad_request(format!(
+                "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  {faults}"
+            ))
+        })?;
+        Ok(Some(config))
     }
 
     /// The patched object, typed, without unknown fields.
@@ -105,14 +128,14 @@ impl Patch {
             ApiError::new(422, "Invalid", "the server rejected our request due to an error in our request")
                 .with(serde_json::json!({}))
         };
-        let mut patched = match self {
-            Self::Json(operations) => json(old, operations).ok_or_else(rejected)?,
-            Self::Merge(patch) | Self::Apply(patch) => {
+        let mut patched = match &self.form {
+            Form::Json(operations) => json(old, operations).ok_or_else(rejected)?,
+            Form::Merge(patch) | Form::Apply(patch) => {
                 let mut value = old.clone();
                 merge(&mut value, patch);
                 value
             }
-            Self::Strategic(patch) => strategic::apply(context.kind.schema(), old, patch).map_err(|e| match e {
+            Form::Strategic(patch) => strategic::apply(context.kind.schema(), old, patch).map_err(|e| match e {
                 strategic::Fault::Patch(text) => ApiError::bad_request(text),
                 strategic::Fault::Type(text) => ApiError::new(500, "", text),
             })?,
@@ -126,16 +149,11 @@ impl Patch {
             }
         }
         let kind = &context.kind;
-        let invalid = |why: String| {
-            let error =
-                crate::validate::FieldError { reason: "FieldValueInvalid", field: "patch".to_owned(), message: why };
-            ApiError::invalid_named("", "", "", &[error])
-        };
-        let (mut value, strict) = body::typed(kind, &patched, None)
-            .map_err(|e| invalid(format!("Invalid value: {:?}: {e}", self.shown())))?;
+        let (mut value, strict) = body::typed(kind, &patched, None).map_err(|e| self.misfit(&e))?;
         let known = body::typed(kind, old, None).map(|(_, strict)| strict).unwrap_or_default();
-        let news: Vec<String> = strict.into_iter().filter(|s| !known.contains(s)).collect();
-        validation.judge(context, &news, |text| invalid(format!("Invalid value: {:?}: {text}", self.shown())))?;
+        let mut news = self.faults.clone();
+        news.extend(strict.into_iter().filter(|s| !known.contains(s)));
+        validation.judge(context, &news, |text| self.misfit(&text))?;
         value["apiVersion"] = patched["apiVersion"].clone();
         value["kind"] = patched["kind"].clone();
         if value["kind"] != old["kind"] || value["apiVersion"] != old["apiVersion"] {
@@ -154,7 +172,7 @@ impl Patch {
         let media = context.content_type.split(';').next().unwrap_or_default().trim();
         if media == "application/strategic-merge-patch+json" && context.kind.custom.is_none() {
             let value = body::parse_json(bytes).map_err(ApiError::bad_request)?;
-            return Ok(Self::Merge(value));
+            return Ok(Self { form: Form::Merge(value), faults: Vec::new() });
         }
         Self::parse(context, bytes)
     }
@@ -162,24 +180,43 @@ impl Patch {
     /// The patched Scale.
     pub(crate) fn apply_to_scale(&self, current: &Value) -> Result<Value, ApiError> {
         let mut value = current.clone();
-        match self {
-            Self::Json(operations) => {
+        match &self.form {
+            Form::Json(operations) => {
                 let rejected =
                     ApiError::new(422, "Invalid", "the server rejected our request due to an error in our request");
                 value = json(current, operations).ok_or_else(|| rejected.with(serde_json::json!({})))?;
             }
-            Self::Merge(patch) | Self::Strategic(patch) | Self::Apply(patch) => merge(&mut value, patch),
+            Form::Merge(patch) | Form::Strategic(patch) | Form::Apply(patch) => merge(&mut value, patch),
         }
-        Ok(value)
+        let decoded = decode::value(&value, builtin::definition("autoscaling.v1.Scale"));
+        Ok(decoded.map_err(|e| self.misfit(&e.to_string()))?.value)
+    }
+
+    /// The error of a patch whose outcome is no object of its kind.
+    fn misfit(&self, why: &str) -> ApiError {
+        let message = format!("Invalid value: {:?}: {why}", self.shown());
+        let error = crate::validate::FieldError { reason: "FieldValueInvalid", field: "patch".to_owned(), message };
+        ApiError::invalid_named("", "", "", &[error])
     }
 
     fn shown(&self) -> String {
-        match self {
-            Self::Json(operations) => Value::Array(operations.clone()).to_string(),
-            Self::Strategic(value) => strategic::go_value(value),
-            Self::Merge(value) | Self::Apply(value) => value.to_string(),
+        match &self.form {
+            Form::Json(operations) => Value::Array(operations.clone()).to_string(),
+            Form::Strategic(value) => strategic::go_value(value),
+            Form::Merge(value) | Form::Apply(value) => value.to_string(),
         }
     }
+}
+
+/// Fields that operations of a JSON patch do not have.
+fn unknown_of_operations(operations: &Value) -> Vec<String> {
+    let known = ["op", "path", "from", "value"];
+    let entries = operations.as_array().into_iter().flatten().enumerate();
+    entries
+        .flat_map(|(index, operation)| operation.as_object().into_iter().flatten().map(move |(key, _)| (index, key)))
+        .filter(|(_, key)| !known.contains(&key.as_str()))
+        .map(|(index, key)| format!("json patch unknown field \"[{index}].{key}\""))
+        .collect()
 }
 
 fn go_kind(value: &Value) -> &'static str {

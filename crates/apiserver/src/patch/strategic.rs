@@ -46,7 +46,7 @@ fn merge_map(
     if let Some(keep) = patch.get("$retainKeys").and_then(Value::as_array) {
         let missing = patch.keys().find(|k| !k.starts_with('$') && !keep.iter().any(|kept| kept == k.as_str()));
         if missing.is_some() {
-            return Err(Fault::Patch("$retainKeys doesn't contain all the keys in the patch".to_owned()));
+            return Err(Fault::Patch("invalid patch format of retainKeys".to_owned()));
         }
         target.retain(|k, _| keep.iter().any(|kept| kept == k.as_str()));
     }
@@ -126,6 +126,9 @@ fn merge_list(
         let own: Vec<Value> = patch.to_vec();
         return Ok(sort(merged, &current, order.unwrap_or(&own), |v| Some(v)));
     };
+    if let Some(order) = order {
+        in_order(key, patch, order)?;
+    }
     let item = schema.and_then(Schema::item);
     let mut merged = current.clone();
     if patch.iter().any(|p| p.get("$patch").and_then(Value::as_str) == Some("replace")) {
@@ -155,13 +158,28 @@ fn merge_list(
                     merged.push(Value::Object(fresh));
                 }
             }
-            Some(other) => return Err(Fault::Patch(format!("Unknown patch type found: {other}"))),
+            Some(other) => return Err(Fault::Type(format!("unknown patch type: {other} in map: {}", go_map(fields)))),
         }
     }
     let own: Vec<Value> = patch.to_vec();
     let wanted: Vec<Value> =
         order.unwrap_or(&own).iter().map(|o| o.get(key).cloned().unwrap_or_else(|| o.clone())).collect();
     Ok(sort(merged, &current, &wanted, |v| v.get(key)))
+}
+
+/// Refuses a patch whose entries are not all in its order, as they stand.
+fn in_order(key: &str, patch: &[Value], order: &[Value]) -> Result<(), Fault> {
+    let entries: Vec<&Value> = patch.iter().filter(|p| p.get("$patch").is_none_or(|d| d != "delete")).collect();
+    let mut rest = order.iter();
+    if entries.iter().all(|entry| rest.any(|o| o.get(key) == entry.get(key))) {
+        return Ok(());
+    }
+    let shown = |list: &[Value]| go_value(&Value::Array(list.to_vec()));
+    Err(Fault::Type(format!(
+        "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
+        shown(patch),
+        shown(order)
+    )))
 }
 
 /// A list that replaces another, without directives and nulls in it.

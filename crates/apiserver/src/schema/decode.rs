@@ -151,10 +151,7 @@ impl Node<'_> {
                 if let Some(quantity) = Quantity::parse(&text) {
                     Value::String(quantity.to_string())
                 } else {
-                    self.state.borrow_mut().fail(
-                        "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
-                            .into(),
-                    );
+                    self.state.borrow_mut().fail(super::quantity::MISFIT.into());
                     Value::Null
                 }
             }

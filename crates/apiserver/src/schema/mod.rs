@@ -8,6 +8,7 @@ pub mod builtin;
 pub mod decode;
 pub mod defaults;
 pub mod parse;
+pub mod parts;
 pub mod prune;
 pub mod quantity;
 pub mod validate;

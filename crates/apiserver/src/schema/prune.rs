@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::validate::child;
+use super::parts::child;
 use super::{Additional, Schema};
 
 /// Drops unknown fields; their paths come back sorted within each object.
@@ -12,6 +12,16 @@ pub fn prune(schema: &Schema, value: &mut Value) -> Vec<String> {
     dropped
 }
 
+/// What is wrong with the metadata of an embedded resource, if anything.
+pub fn embedded_fault(schema: &Schema, value: &Value, path: &str) -> Option<String> {
+    if let Some(metadata) = value.get("metadata").filter(|_| schema.embedded)
+        && let Err(error) = super::decode::value(metadata, super::builtin::definition("meta.v1.ObjectMeta"))
+    {
+        return Some(format!("{}: Invalid value: {metadata}: {error}", child(path, "metadata")));
+    }
+    schema.parts(value).into_iter().find_map(|part| embedded_fault(part.schema, part.value, &part.at(path)))
+}
+
 fn node(schema: &Schema, value: &mut Value, path: &str, inherited: bool, dropped: &mut Vec<String>) {
     if schema.reference.is_some() {
         return; // metadata: decoded by its own type
@@ -19,7 +29,7 @@ fn node(schema: &Schema, value: &mut Value, path: &str, inherited: bool, dropped
     if schema.embedded
         && let Some(metadata) = value.get_mut("metadata")
     {
-        // Metadata of embedded resources is decoded as metadata; what cannot be is judged later.
+        // Metadata of embedded resources is decoded as metadata.
         if let Ok(decoded) = super::decode::value(metadata, super::builtin::definition("meta.v1.ObjectMeta")) {
             *metadata = decoded.value;
         }

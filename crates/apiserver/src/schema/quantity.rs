@@ -2,6 +2,9 @@
 
 use std::cmp::Ordering;
 
+/// What is wrong with a text that is no quantity.
+pub const MISFIT: &str = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+
 /// What suffixes a quantity was written with; it is written back the same way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {

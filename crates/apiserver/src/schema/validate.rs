@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use regex::Regex;
 use serde_json::{Map, Value};
 
-use super::{Additional, Schema, Topology, Type, parse};
+use super::parts::child;
+use super::{Schema, Topology, Type, parse};
 use crate::validate::FieldError;
 
 /// The validations of one node.
@@ -99,11 +100,6 @@ pub fn validate(schema: &Schema, value: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// The path of a field below `path`.
-pub fn child(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
-}
-
 fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -191,10 +187,8 @@ fn node(schema: &Schema, value: &Value, path: &str, errors: &mut Vec<FieldError>
             }
         }
         Value::Array(entries) => {
-            if let Some(items) = &schema.items {
-                for (index, entry) in entries.iter().enumerate() {
-                    node(items, entry, &format!("{path}[{index}]"), errors);
-                }
+            for part in schema.parts(value) {
+                node(part.schema, part.value, &part.at(path), errors);
             }
             if let Some(checks) = &schema.checks {
                 let count = entries.len() as u64;
@@ -219,7 +213,7 @@ fn node(schema: &Schema, value: &Value, path: &str, errors: &mut Vec<FieldError>
                 }
             }
         }
-        Value::Object(fields) => object(schema, fields, path, errors),
+        Value::Object(fields) => object(schema, value, fields, path, errors),
         Value::Bool(_) | Value::Null => {}
     }
     if let Some(checks) = schema.checks.as_ref().filter(|c| !c.values.is_empty() && !c.values.contains(value)) {
@@ -260,7 +254,7 @@ fn numbers(checks: &Checks, number: f64, is_float: bool, value: &Value, path: &s
     }
 }
 
-fn object(schema: &Schema, fields: &Map<String, Value>, path: &str, errors: &mut Vec<FieldError>) {
+fn object(schema: &Schema, value: &Value, fields: &Map<String, Value>, path: &str, errors: &mut Vec<FieldError>) {
     if schema.embedded {
         for name in ["apiVersion", "kind"].iter().filter(|name| !fields.contains_key(**name)) {
             errors.push(FieldError::required(child(path, name), ""));
@@ -269,19 +263,14 @@ fn object(schema: &Schema, fields: &Map<String, Value>, path: &str, errors: &mut
     for name in schema.required.iter().filter(|name| !fields.contains_key(*name)) {
         errors.push(FieldError::required(child(path, name), ""));
     }
-    for (name, value) in fields {
-        let at = child(path, name);
-        match (schema.properties.get(name), &schema.additional) {
-            // Metadata is checked by the rules that hold for every object.
-            (Some(property), _) if property.reference.is_some() => {
-                if let Some(own) = property.checks.as_ref().and_then(|c| c.metadata.as_ref()) {
-                    node(own, value, &at, errors);
-                }
-            }
-            (Some(property), _) => node(property, value, &at, errors),
-            (None, Additional::Schema(entry)) => node(entry, value, &at, errors),
-            _ => {}
-        }
+    // Metadata is checked by the rules that hold for every object, and by what the definition adds.
+    if let (Some(property), Some(metadata)) = (schema.properties.get("metadata"), fields.get("metadata"))
+        && let Some(own) = property.checks.as_ref().and_then(|c| c.metadata.as_ref())
+    {
+        node(own, metadata, &child(path, "metadata"), errors);
+    }
+    for part in schema.parts(value) {
+        node(part.schema, part.value, &part.at(path), errors);
     }
     if let Some(checks) = &schema.checks {
         let count = fields.len() as u64;
@@ -342,40 +331,22 @@ fn junctors(checks: &Checks, value: &Value, path: &str, errors: &mut Vec<FieldEr
 
 /// Duplicates in keyed lists and sets.
 fn lists(schema: &Schema, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
-    match value {
-        Value::Array(entries) => {
-            let key_of = |entry: &Value| match &schema.topology {
-                Some(Topology::Set) => Some(entry.clone()),
-                Some(Topology::Map(keys)) => Some(
-                    keys.iter().filter_map(|k| Some((k.clone(), entry.get(k)?.clone()))).collect::<Map<_, _>>().into(),
-                ),
-                _ => None,
-            };
-            let mut seen = BTreeSet::new();
-            for (index, entry) in entries.iter().enumerate() {
-                let at = format!("{path}[{index}]");
-                if let Some(key) = key_of(entry)
-                    && !seen.insert(key.to_string())
-                {
-                    errors.push(FieldError::duplicate(&at, &key));
-                }
-                if let Some(items) = &schema.items {
-                    lists(items, entry, &at, errors);
-                }
-            }
+    let key_of = |entry: &Value| match &schema.topology {
+        Some(Topology::Set) => Some(entry.clone()),
+        Some(Topology::Map(keys)) => {
+            Some(keys.iter().filter_map(|k| Some((k.clone(), entry.get(k)?.clone()))).collect::<Map<_, _>>().into())
         }
-        Value::Object(fields) => {
-            for (name, inner) in fields {
-                let below = schema.properties.get(name).or(match &schema.additional {
-                    Additional::Schema(entry) => Some(entry),
-                    _ => None,
-                });
-                if let Some(below) = below.filter(|s| s.reference.is_none()) {
-                    lists(below, inner, &child(path, name), errors);
-                }
-            }
+        _ => None,
+    };
+    let mut seen = BTreeSet::new();
+    for part in schema.parts(value) {
+        let at = part.at(path);
+        if let Some(key) = key_of(part.value).filter(|_| value.is_array())
+            && !seen.insert(key.to_string())
+        {
+            errors.push(FieldError::duplicate(&at, &key));
         }
-        _ => {}
+        lists(part.schema, part.value, &at, errors);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Server-side apply, and the record of who owns which field.
 
+mod last_applied;
 mod managed;
 mod set;
 mod walk;
@@ -7,7 +8,7 @@ mod walk;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use crate::http::{Context, FieldValidation, Update, body, create_object, update_object, write_outcome};
+use crate::http::{Context, Update, body, create_object, update_object, write_outcome};
 use crate::schema::Schema;
 use crate::status::ApiError;
 use crate::validate::FieldError;
@@ -36,14 +37,13 @@ impl Manager {
                     message: "Too long: may not be more than 128 bytes".to_owned(),
                 });
             }
-            Some(name) if name.chars().any(char::is_control) => {
-                errors.push(FieldError::invalid(
-                    "fieldManager",
-                    &json!(name),
-                    "should only contain printable characters",
-                ));
+            Some(name) => {
+                if let Some((at, odd)) = name.chars().enumerate().find(|(_, c)| c.is_control()) {
+                    let detail = format!("invalid character U+{:04X} (at position {at})", odd as u32);
+                    errors.push(FieldError::invalid("fieldManager", &json!(name), &detail));
+                }
             }
-            _ => {}
+            None => {}
         }
         if !errors.is_empty() {
             return Err(ApiError::invalid_named("meta.k8s.io", options, "", &errors));
@@ -155,7 +155,9 @@ pub(crate) fn track(context: &Context, value: &mut Value, old: Option<&Value>, m
         entry.set = entry.set.difference(&written).difference(&difference.removed);
     }
     if !written.is_empty() {
-        let mut own = manager.entry(context, subresource, written, Some(crate::gc::now()));
+        // What changes through a Scale carries no time.
+        let time = (subresource != "scale").then(crate::gc::now);
+        let mut own = manager.entry(context, subresource, written, time);
         if let Some(position) = entries.iter().position(|e| e.is_of(&own)) {
             own.set = own.set.union(&entries.remove(position).set);
         }
@@ -183,7 +185,6 @@ pub(crate) fn apply(
     manager: &Manager,
     force: bool,
     dry_run: bool,
-    _validation: FieldValidation,
 ) -> Result<Response, ApiError> {
     let kind = &context.kind;
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
@@ -322,16 +323,13 @@ fn apply_to(
         let owned = entries.iter().fold(own.clone(), |all, e| all.union(&e.set));
         walk::prune(schema, &mut merged, &last.set, &owned, true);
     }
+    // Compared before it is decoded: `1` and `1000m` are one quantity, and conflict all the same.
+    let difference = walk::compare(schema, Some(&live), Some(&merged));
     let mut value = typed(context, &merged)?;
-    let difference = walk::compare(schema, Some(&live), Some(&value));
+    last_applied::renew(context, manager, &live, &config, &mut value);
     let written = difference.added.union(&difference.modified);
-    let conflicts: Vec<(String, Vec<String>)> = entries
-        .iter()
-        .map(|e| (e.shown(), e.set.intersection(&written).paths()))
-        .filter(|(_, paths)| !paths.is_empty())
-        .collect();
-    if !force && !conflicts.is_empty() {
-        return Err(conflict(conflicts));
+    if !force {
+        refuse(&entries, &written.difference(&last_applied::allowed(context, manager, &live)))?;
     }
     for entry in &mut entries {
         entry.set = entry.set.difference(&written).difference(&difference.removed);
@@ -340,6 +338,48 @@ fn apply_to(
     entries.push(mine);
     write_entries(&mut value, entries);
     Ok(value)
+}
+
+/// Applies the replicas of a Scale: `new` is the object with them, `path` where it has them.
+pub(crate) fn apply_scale(
+    context: &Context,
+    old: &Value,
+    mut new: Value,
+    path: &str,
+    manager: &Manager,
+    force: bool,
+) -> Result<Value, ApiError> {
+    let own = path.split('.').rev().fold(FieldSet::leaf(), |below, field| {
+        let mut set = FieldSet::default();
+        set.add(format!("f:{field}"), below);
+        set
+    });
+    let mut mine = manager.entry(context, "scale", own, None);
+    let mut entries = old["metadata"].get("managedFields").and_then(managed::read).unwrap_or_default();
+    entries.retain(|e| !e.is_of(&mine));
+    if crate::crd::at(old, path) != crate::crd::at(&new, path) {
+        if !force {
+            let shown = |e: &Entry| Entry { api_version: "autoscaling/v1".to_owned(), ..e.clone() };
+            refuse(&entries.iter().map(shown).collect::<Vec<_>>(), &mine.set)?;
+        }
+        for entry in &mut entries {
+            entry.set = entry.set.difference(&mine.set);
+        }
+    }
+    mine.time = None;
+    entries.push(mine);
+    write_entries(&mut new, entries);
+    Ok(new)
+}
+
+/// Refuses to write fields that others have.
+fn refuse(entries: &[Entry], written: &FieldSet) -> Result<(), ApiError> {
+    let conflicts: Vec<(String, Vec<String>)> = entries
+        .iter()
+        .map(|e| (e.shown(), e.set.intersection(written).paths()))
+        .filter(|(_, paths)| !paths.is_empty())
+        .collect();
+    if conflicts.is_empty() { Ok(()) } else { Err(conflict(conflicts)) }
 }
 
 fn conflict(mut conflicts: Vec<(String, Vec<String>)>) -> ApiError {

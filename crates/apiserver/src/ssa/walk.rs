@@ -44,7 +44,22 @@ fn default(item: Option<&Schema>, key: &str) -> Option<Value> {
     }
     let mut probe = json!({});
     defaults::builtin(item, &mut probe);
-    probe.get(key).cloned()
+    let fallback = || {
+        let target = item.resolve();
+        let plain = !target.name.is_empty() && target.required.iter().any(|r| r == key);
+        plain.then(|| zero_of(target.properties.get(key)?.resolve().ty)).flatten()
+    };
+    probe.get(key).cloned().or_else(fallback)
+}
+
+/// What a required field of a built-in kind is when it is left out.
+fn zero_of(ty: Type) -> Option<Value> {
+    match ty {
+        Type::String => Some("".into()),
+        Type::Integer | Type::Number => Some(0.into()),
+        Type::Boolean => Some(false.into()),
+        _ => None,
+    }
 }
 
 fn is_declared(schema: Option<&Schema>, name: &str) -> bool {
@@ -362,15 +377,7 @@ pub(crate) fn zero(schema: &Schema, depth: usize) -> Value {
         if name == "metadata" || (is_struct && (always || name == "template")) {
             out.insert(name.clone(), zero(property, depth + 1));
         } else if required {
-            out.insert(
-                name.clone(),
-                match inner.ty {
-                    Type::String => "".into(),
-                    Type::Integer | Type::Number => 0.into(),
-                    Type::Boolean => false.into(),
-                    _ => Value::Null,
-                },
-            );
+            out.insert(name.clone(), zero_of(inner.ty).unwrap_or(Value::Null));
         }
     }
     Value::Object(out)

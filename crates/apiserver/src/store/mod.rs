@@ -36,7 +36,7 @@ pub struct Object {
 }
 
 impl Object {
-    /// The object, without `apiVersion` and `kind`.
+    /// The object, without `kind`. Custom resources keep the `apiVersion` that they are stored in.
     pub fn value(&self) -> Value {
         serde_json::from_str(&self.json).unwrap_or_default()
     }
@@ -128,6 +128,14 @@ impl Store {
         self.lock().revision
     }
 
+    /// Forgets the changes so far: nobody can have seen what was before.
+    pub(crate) fn begin(&self) {
+        let mut state = self.lock();
+        state.oldest = state.revision;
+        state.history.clear();
+        state.history_bytes = 0;
+    }
+
     /// Tells of every new revision.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.head.subscribe()
@@ -213,7 +221,6 @@ impl Store {
         }
         let revision = state.revision + 1;
         if let Some(map) = value.as_object_mut() {
-            map.remove("apiVersion");
             map.remove("kind");
         }
         value["metadata"]["resourceVersion"] = revision.to_string().into();

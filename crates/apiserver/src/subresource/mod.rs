@@ -77,10 +77,7 @@ fn finalize(context: &Context, bytes: &Bytes) -> Result<Response, ApiError> {
         }
         let mut new = old.clone();
         new["metadata"] = value["metadata"].clone();
-        match value["spec"].get("finalizers") {
-            Some(finalizers) => new["spec"]["finalizers"] = finalizers.clone(),
-            None => drop(new["spec"].as_object_mut().map(|s| s.remove("finalizers"))),
-        }
+        new["spec"]["finalizers"] = value["spec"].get("finalizers").cloned().unwrap_or_else(|| json!([]));
         Ok(new)
     })?;
     Ok(object_response(context, 200, outcome.value))

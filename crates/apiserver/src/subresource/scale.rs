@@ -6,7 +6,7 @@ use http::Method;
 use serde_json::{Map, Value, json};
 
 use crate::crd;
-use crate::http::{Context, FieldValidation, Update, body, object_response, update_object};
+use crate::http::{Context, Update, body, object_response, update_object};
 use crate::kind::Kind;
 use crate::patch::Patch;
 use crate::ssa;
@@ -95,12 +95,19 @@ pub(super) fn answer(context: &Context, method: &Method, bytes: &Bytes) -> Resul
     let dry_run = context.dry_run(options)?;
     let patch = if method == Method::PATCH { Some(Patch::parse_scale(context, bytes)?) } else { None };
     let given = match patch {
-        None => Some(read(bytes)?),
+        None => Some(read(context, bytes)?),
         Some(_) => None,
     };
     let operation = if patch.as_ref().is_some_and(Patch::is_apply) { "Apply" } else { "Update" };
     let manager = ssa::Manager::of(context, operation, options)?;
-    let how = Update { subresource: "scale", dry_run, manager, once: false };
+    if operation == "Apply" && context.kind.custom.is_some() {
+        // Kubernetes cannot do this, so nobody should get used to it here.
+        context.stored()?;
+        let why = "failed to create manager for existing fields: failed to convert live object (/; autoscaling/v1, Kind=Scale) to proper version: request to convert CR to an invalid group/version: autoscaling/v1";
+        return Err(ApiError::new(500, "", why));
+    }
+    let force = context.query.get("force").is_some_and(|f| f == "true" || f == "1");
+    let how = Update { subresource: "scale", dry_run, manager: manager.clone(), once: false };
     let outcome = update_object(context, &how, |old| {
         let mut current = lenient(context, old)?;
         if current["spec"].get("replicas").is_none() {
@@ -111,23 +118,24 @@ pub(super) fn answer(context: &Context, method: &Method, bytes: &Bytes) -> Resul
             (None, Some(given)) => given.clone(),
             (None, None) => current.clone(),
         };
-        change(context, old, &current, &wanted)
+        let new = change(context, old, &current, &wanted)?;
+        if operation == "Apply" {
+            let (spec, _, _) = paths(&context.kind);
+            return ssa::apply_scale(context, old, new, &spec, &manager, force);
+        }
+        Ok(new)
     })?;
-    let _ = FieldValidation::Ignore;
     Ok(object_response(context, 200, scale_of(context, &outcome.value)?))
 }
 
-fn read(bytes: &[u8]) -> Result<Value, ApiError> {
+fn read(context: &Context, bytes: &[u8]) -> Result<Value, ApiError> {
     let value = body::parse_json(bytes).map_err(|e| {
         ApiError::bad_request(format!("the object provided is unrecognized (must be of type Scale): couldn't get version/kind; json parse error: {e}"))
     })?;
     if let (Some(kind), Some(version)) = (value["kind"].as_str(), value["apiVersion"].as_str())
         && (kind != "Scale" || version != "autoscaling/v1")
     {
-        return Err(ApiError::bad_request(format!(
-            "{kind} in version {:?} cannot be handled as a Scale: no kind {kind:?} is registered for version {version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"",
-            version.rsplit('/').next().unwrap_or_default()
-        )));
+        return Err(body::foreign(context.server.kinds(), version, kind, "autoscaling", "Scale"));
     }
     if let Some(replicas) = value["spec"].get("replicas").filter(|r| !r.is_i64() && !r.is_u64() && !r.is_null()) {
         let found = if replicas.is_string() { "string".to_owned() } else { format!("number {replicas}") };

@@ -33,7 +33,7 @@ pub fn metadata(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<FieldEr
     let mut size = 0;
     for (key, value) in annotations.into_iter().flatten() {
         size += key.len() + value.as_str().map_or(0, str::len);
-        if let Some(detail) = names::qualified(&key.to_lowercase()) {
+        for detail in names::qualified(&key.to_lowercase()) {
             errors.push(FieldError::invalid("metadata.annotations", &key.as_str().into(), &detail));
         }
     }
@@ -111,7 +111,7 @@ fn finalizers(metadata: &Value, old: Option<&Value>, errors: &mut Vec<FieldError
     };
     let new = list(metadata);
     for (index, name) in new.iter().enumerate() {
-        if let Some(detail) = names::qualified(name) {
+        for detail in names::qualified(name) {
             errors.push(FieldError::invalid("metadata.finalizers", &name.as_str().into(), &detail));
         }
         let standard = ["orphan", "foregroundDeletion", "kubernetes"].contains(&name.as_str());

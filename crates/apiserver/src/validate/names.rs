@@ -58,30 +58,33 @@ pub fn path_segment(name: &str) -> Option<String> {
 }
 
 /// What is wrong with a qualified name, such as a label's key.
-pub fn qualified(name: &str) -> Option<String> {
+pub fn qualified(name: &str) -> Vec<String> {
     let text = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
     let (prefix, local) = match name.split_once('/') {
         None => (None, name),
         Some((_, rest)) if rest.contains('/') => {
-            return Some("a valid label key must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')".into());
+            return vec!["a valid label key must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')".into()];
         }
         Some((prefix, local)) => (Some(prefix), local),
     };
     if let Some(prefix) = prefix {
         if prefix.is_empty() {
-            return Some("prefix part must be non-empty".into());
+            return vec!["prefix part must be non-empty".into()];
         }
         if let Some(detail) = subdomain(prefix) {
-            return Some(format!("prefix part {detail}"));
+            return vec![format!("prefix part {detail}")];
         }
     }
+    let mut faults = Vec::new();
     if local.is_empty() {
-        return Some("name part must be non-empty".into());
+        faults.push("name part must be non-empty".into());
+    } else if local.len() > 63 {
+        faults.push("name part must be no more than 63 bytes".into());
     }
-    if local.len() > 63 {
-        return Some("name part must be no more than 63 bytes".into());
+    if !QUALIFIED.is_match(local) {
+        faults.push(text.into());
     }
-    (!QUALIFIED.is_match(local)).then(|| text.into())
+    faults
 }
 
 /// What is wrong with a label's value.
@@ -115,7 +118,7 @@ pub fn env_name(name: &str) -> Option<String> {
 /// Checks a map of labels.
 pub fn labels(value: Option<&Value>, at: &str, errors: &mut Vec<FieldError>) {
     for (key, value) in value.and_then(Value::as_object).into_iter().flatten() {
-        if let Some(detail) = qualified(key) {
+        for detail in qualified(key) {
             errors.push(FieldError::invalid(at, &key.as_str().into(), &detail));
         }
         if let Some(detail) = label_value(value.as_str().unwrap_or_default()) {

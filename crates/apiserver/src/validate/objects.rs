@@ -212,6 +212,18 @@ fn is_cidr(text: &str) -> bool {
     })
 }
 
+/// Judges a Namespace.
+pub fn namespace(namespace: &Value, _old: Option<&Value>, _: Operation) -> Vec<FieldError> {
+    let (phase, deleting) =
+        (text(namespace, "/status/phase"), namespace.pointer("/metadata/deletionTimestamp").is_some());
+    let detail = match (deleting, phase) {
+        (false, "Active" | "") | (true, "Terminating") => return Vec::new(),
+        (false, _) => "may only be 'Active' if `deletionTimestamp` is empty",
+        (true, _) => "may only be 'Terminating' if `deletionTimestamp` is not empty",
+    };
+    vec![FieldError::invalid("status.Phase", &phase.into(), detail)]
+}
+
 /// Judges a Role or ClusterRole.
 pub fn role(role: &Value, _old: Option<&Value>, _: Operation) -> Vec<FieldError> {
     let mut errors = Vec::new();
@@ -381,10 +393,8 @@ fn controller(event: &Value, field: &str, errors: &mut Vec<FieldError>) {
     let component = text(event, "/reportingController");
     if component.is_empty() {
         errors.push(FieldError::required(field, ""));
-        errors.push(FieldError::invalid(field, &"".into(), "name part must be non-empty"));
-        let detail = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
-        errors.push(FieldError::invalid(field, &"".into(), detail));
-    } else if let Some(detail) = names::qualified(component) {
+    }
+    for detail in names::qualified(component) {
         errors.push(FieldError::invalid(field, &component.into(), &detail));
     }
     for key in ["reportingInstance", "action"] {
@@ -398,6 +408,10 @@ fn controller(event: &Value, field: &str, errors: &mut Vec<FieldError>) {
 pub fn new_event(event: &Value, old: Option<&Value>, _: Operation) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if let Some(old) = old {
+        if event.get("reason") != old.get("reason") {
+            // It is told of twice.
+            errors.push(FieldError::invalid("reason", &event["reason"], "field is immutable"));
+        }
         for (field, shown) in [
             ("reason", "reason"),
             ("action", "action"),

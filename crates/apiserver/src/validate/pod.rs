@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::{FieldError, names};
+use crate::admission::pod::quality;
 use crate::admission::{flag, list, text};
 use crate::kind::Operation;
 use crate::schema::quantity::Quantity;
@@ -13,6 +14,11 @@ use crate::schema::quantity::Quantity;
 pub fn pod(pod: &Value, old: Option<&Value>, operation: Operation) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if operation == Operation::Subresource {
+        let class = old.map(quality).filter(|class| quality(pod) != *class);
+        if let Some(class) = class {
+            let detail = "Pod QOS Class may not change as a result of resizing";
+            errors.push(FieldError::invalid("spec", &class.into(), detail));
+        }
         return errors;
     }
     let empty = Value::Null;
@@ -182,7 +188,7 @@ fn tolerations(spec: &Value, at: &str, errors: &mut Vec<FieldError>) {
         let at = format!("{at}.tolerations[{index}]");
         let (key, operator, value) =
             (text(toleration, "/key"), text(toleration, "/operator"), text(toleration, "/value"));
-        if let Some(detail) = names::qualified(key).filter(|_| !key.is_empty()) {
+        for detail in names::qualified(key).into_iter().filter(|_| !key.is_empty()) {
             errors.push(FieldError::invalid(format!("{at}.key"), &key.into(), &detail));
         }
         if key.is_empty() && operator != "Exists" {

@@ -66,6 +66,19 @@ pub fn stateful_set(set: &Value, old: Option<&Value>, operation: Operation) -> V
     let mut errors = Vec::new();
     if operation == Operation::Subresource {
         not_negative(set, "spec.replicas", &mut errors);
+        let parts = ["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"];
+        not_negative(set, "status.replicas", &mut errors);
+        parts.iter().for_each(|part| not_negative(set, &format!("status.{part}"), &mut errors));
+        let number = |field: &str| set["status"][field].as_i64().unwrap_or(0);
+        for part in parts.into_iter().filter(|part| number(part) > number("replicas")) {
+            let detail = "cannot be greater than status.replicas";
+            errors.push(FieldError::invalid(format!("status.{part}"), &number(part).into(), detail));
+        }
+        let collisions = |set: &Value| set["status"]["collisionCount"].as_i64().unwrap_or(0);
+        if old.is_some_and(|old| collisions(set) < collisions(old)) {
+            let detail = "cannot be decremented";
+            errors.push(FieldError::invalid("status.collisionCount", &collisions(set).into(), detail));
+        }
         return errors;
     }
     let service = text(set, "/spec/serviceName");
@@ -184,6 +197,16 @@ pub fn deployment(object: &Value, old: Option<&Value>, operation: Operation) -> 
     errors
 }
 
+/// Judges a HorizontalPodAutoscaler.
+pub fn autoscaler(scaler: &Value, _old: Option<&Value>, operation: Operation) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if operation != Operation::Subresource && text(scaler, "/spec/scaleTargetRef/apiVersion").is_empty() {
+        let detail = "apiVersion must specify API group";
+        errors.push(FieldError::invalid("spec.scaleTargetRef.apiVersion", &"".into(), detail));
+    }
+    errors
+}
+
 /// Judges a ControllerRevision.
 pub fn controller_revision(object: &Value, old: Option<&Value>, _: Operation) -> Vec<FieldError> {
     let mut errors = Vec::new();
@@ -197,6 +220,16 @@ pub fn controller_revision(object: &Value, old: Option<&Value>, _: Operation) ->
 pub fn job(job: &Value, old: Option<&Value>, operation: Operation) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if operation == Operation::Subresource {
+        for counter in ["active", "succeeded", "failed"] {
+            not_negative(job, &format!("status.{counter}"), &mut errors);
+        }
+        for counter in ["succeeded", "failed"] {
+            let count = |job: &Value| job["status"][counter].as_i64().unwrap_or(0);
+            if old.is_some_and(|old| count(job) < count(old)) {
+                let detail = format!("cannot decrease the {counter} counter");
+                errors.push(FieldError::invalid(format!("status.{counter}"), &count(job).into(), &detail));
+            }
+        }
         return errors;
     }
     for at in [

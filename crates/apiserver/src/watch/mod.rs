@@ -50,7 +50,7 @@ pub(crate) fn start(context: Context) -> Result<Response, ApiError> {
     let version = context.query.get("resourceVersion").unwrap_or_default().to_owned();
     let wanted = match version.as_str() {
         "" => 0,
-        text => version_number(text).map_err(|e| ApiError::bad_request(format!("invalid resource version: {e}")))?,
+        text => version_number(text).map_err(|e| ApiError::new(500, "", e))?,
     };
     let initial = context.query.flag("sendInitialEvents");
     let store = context.server.store();
@@ -88,14 +88,6 @@ impl Watch {
     fn begin(&mut self, wanted: u64, any: bool, initial: Option<bool>) {
         let store = self.context.server.store();
         let resource = self.context.kind.storage();
-        if wanted > store.revision() {
-            let current = store.revision();
-            let error = ApiError::new(504, "Timeout", format!("Timeout: Too large resource version: {wanted}, current: {current}")).with(json!({
-                "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}], "retryAfterSeconds": 1,
-            }));
-            self.fail(&error);
-            return;
-        }
         if initial == Some(true) || (any && initial.is_none()) {
             let (revision, objects) = store.list(&resource, self.context.target.namespace.as_deref());
             self.revision = revision;
@@ -153,7 +145,8 @@ impl Watch {
                 for change in changes {
                     self.change(&change);
                 }
-                self.revision = revision;
+                // A watch from a version that is yet to come waits for it.
+                self.revision = self.revision.max(revision);
                 let kind = &self.context.kind;
                 if self.context.server.kinds().find(&kind.group, &kind.version, &kind.plural).is_none() {
                     self.closing = true;

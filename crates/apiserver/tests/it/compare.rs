@@ -273,7 +273,7 @@ fn lists(
 pub(crate) fn sort_errors(value: &Value) -> Value {
     let Some(message) = value.get("message").and_then(Value::as_str) else { return value.clone() };
     let flat: String = message.chars().filter(|c| !"[]".contains(*c)).collect();
-    let flat = flat.replace("is invalid: ", "is invalid, ");
+    let flat = flat.replace("is invalid: ", "is invalid, ").replace("decoding error: ", "decoding error, ");
     let mut parts: Vec<String> = vec![String::new()];
     let chars: Vec<char> = flat.chars().collect();
     let mut i = 0;

@@ -2,19 +2,27 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
 use regex::Regex;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
+use tower::util::MapRequestLayer;
 
 use crate::compare::{Environment, Mode, differences, fill};
 
 /// The longest that a command may take, and the longest that one is tried again.
 const LIMIT: Duration = Duration::from_secs(60);
 const PATIENCE: f64 = 5.0;
+
+/// How long a command may take to do what it was given to do.
+const SETTLE: Duration = Duration::from_millis(500);
 
 /// `kubectl`, if it is installed.
 pub(crate) fn find() -> Option<PathBuf> {
@@ -25,6 +33,8 @@ pub(crate) fn find() -> Option<PathBuf> {
 pub(crate) struct Kubectl {
     binary: PathBuf,
     home: PathBuf,
+    /// How many watches were begun.
+    watches: Arc<AtomicUsize>,
     server: tokio::task::JoinHandle<()>,
 }
 
@@ -56,8 +66,16 @@ impl Kubectl {
             "users": [{"name": "u", "user": {}}],
         });
         std::fs::write(home.join("config"), config.to_string())?;
+        let watches = Arc::new(AtomicUsize::new(0));
+        let begun = watches.clone();
+        let router = router.layer(MapRequestLayer::new(move |request: Request<Body>| {
+            if request.uri().query().is_some_and(|q| q.contains("watch=")) {
+                begun.fetch_add(1, Ordering::Relaxed);
+            }
+            request
+        }));
         let server = tokio::spawn(async move { drop(axum::serve(listener, router).await) });
-        Ok(Self { binary, home, server })
+        Ok(Self { binary, home, watches, server })
     }
 
     /// How often a step is tried again before its outcome counts.
@@ -89,6 +107,7 @@ impl Kubectl {
 
     /// Starts the command of a step.
     pub(crate) async fn start_step(&self, step: &Value, environment: &Environment) -> Result<Running, String> {
+        let watches = self.watches.load(Ordering::Relaxed);
         let mut child = self.spawn(step, environment)?;
         if let (Some(mut stdin), Some(text)) = (child.stdin.take(), step["kubectl"]["stdin"].as_str()) {
             let text = fill(&Value::String(text.to_owned()), environment)?;
@@ -96,7 +115,13 @@ impl Kubectl {
         }
         let background = step["kubectl"].get("background").cloned();
         if let Some(background) = &background {
-            tokio::time::sleep(Duration::from_secs_f64(background["start_s"].as_f64().unwrap_or(2.0))).await;
+            // Most of what goes on watches something. When it does, what comes next can be done.
+            let begun = Instant::now();
+            let limit = 2.0 * background["start_s"].as_f64().unwrap_or(2.0);
+            while self.watches.load(Ordering::Relaxed) == watches && begun.elapsed().as_secs_f64() < limit {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            tokio::time::sleep(SETTLE).await;
         }
         Ok(Running { child, background })
     }
@@ -113,7 +138,10 @@ impl Running {
     pub(crate) async fn finish(mut self, step: &Value, environment: &Environment) -> Result<Vec<String>, String> {
         let mut stopped = false;
         if let Some(background) = &self.background {
-            tokio::time::sleep(Duration::from_secs_f64(background["stop_s"].as_f64().unwrap_or(1.0))).await;
+            let own = step["kubectl"]["argv"][0] == "wait";
+            let stop = Duration::from_secs_f64(background["stop_s"].as_f64().unwrap_or(1.0)) + SETTLE;
+            // `wait` ends by itself, and is only stopped if it does not.
+            let _ = tokio::time::timeout(if own { LIMIT } else { stop }, self.child.wait()).await;
             stopped = true;
             if let (Ok(None), Some(pid)) = (self.child.try_wait(), self.child.id()) {
                 let _ = Command::new("kill").args(["-INT", &pid.to_string()]).status().await;
