@@ -16,6 +16,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const LEAVE_EVERY: Duration = Duration::from_millis(500);
 /// An acker that stops waits so long for being let go. (Writes pause for a moment where it was the only one.)
 const ACKER_PATIENCE: Duration = Duration::from_secs(10);
+/// A switchover is over in this time after the old primary was closed.
+const CLOSED_PATIENCE: Duration = Duration::from_secs(5);
 /// Sessions that wait so long without any acknowledgement while an acker is connected.
 const LOST_AFTER: Duration = Duration::from_millis(100);
 /// Between two markers for that, at first and at most.
@@ -148,9 +150,13 @@ pub(crate) async fn leave(shared: &Arc<Shared>) {
     let started = Instant::now();
     let half = Duration::from_secs(config.grace_seconds / 2);
     let mut leases = Leases::default();
+    let mut last_open = started;
     loop {
         let now = shared.state.now();
         let opened = open(&now);
+        if opened {
+            last_open = Instant::now();
+        }
         let Volume::Data { data_id } = now.volume else { return };
         if !shared.server.is_running() {
             return;
@@ -164,6 +170,10 @@ pub(crate) async fn leave(shared: &Arc<Shared>) {
             None if opened => half,
             None => half.min(ACKER_PATIENCE),
         };
+        // Closed by whoever decides, and nobody took over: everything stops in order (scaled to 0, say).
+        if last_open.elapsed() > CLOSED_PATIENCE {
+            return;
+        }
         if started.elapsed() > limit {
             tracing::warn!(waited = ?started.elapsed(), "nobody took over; the server stops all the same");
             return;
