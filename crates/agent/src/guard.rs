@@ -162,11 +162,10 @@ pub(crate) async fn leave(shared: &Arc<Shared>) {
             return;
         }
         let limit = match leases.record(shared).await {
-            // Everything goes.
-            Some(None) => return,
             Some(Some(record)) if record.holder.as_ref().is_some_and(|holder| holder.data_id == data_id) => half,
             Some(Some(record)) if record.is_acker(&data_id) => half.min(ACKER_PATIENCE),
-            Some(Some(_)) => return,
+            // It is not needed, or everything goes.
+            Some(_) => return,
             None if opened => half,
             None => half.min(ACKER_PATIENCE),
         };

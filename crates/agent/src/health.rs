@@ -89,7 +89,7 @@ async fn probe(shared: &Arc<Shared>, session: &mut Option<sql::Session>) -> Resu
 fn write_file(places: &Places) -> std::io::Result<()> {
     let path = places.state().join("probe");
     let written = std::fs::File::create(&path).and_then(|mut file| {
-        file.write_all(&[1; BYTES])?;
+        file.write_all(&vec![1; BYTES])?;
         file.sync_data()
     });
     std::fs::remove_file(&path)?;

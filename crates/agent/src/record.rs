@@ -113,7 +113,6 @@ pub(crate) struct Leases {
 
 impl Leases {
     /// The record; `Some(None)`: there is none, or it is being deleted with its topology; `None`: it cannot be read.
-    #[expect(clippy::option_option, reason = "not read, and read that there is none, are two things")]
     pub(crate) async fn record(&mut self, shared: &Shared) -> Option<Option<Record>> {
         match self.read(shared).await {
             Ok(record) => {
