@@ -13,11 +13,12 @@ help:
 setup:
 	@scripts/setup
 
+# All binaries at once: one set of features for all dependencies, which are so built once.
 build: setup
 	cargo build --workspace --bins
 
 image: setup
-	cargo build --workspace --bins && target/*/debug/xtask image
+	cargo build --workspace --bins && . scripts/lib && "$$(bin)/xtask" image
 
 demo: build
 	@scripts/demo
