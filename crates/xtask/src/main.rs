@@ -7,6 +7,8 @@ mod tidy;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+// Tests (insta) ask for its default features, binaries (kube) do not: kube and all above it would be built once for each.
+use fastrand as _;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Chores of this workspace")]
@@ -23,7 +25,7 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Check what no compiler checks: file sizes, layers, words that must not be left.
+    /// Check what no compiler checks: file sizes, layers, dependencies and their licences, words that must not be left.
     Tidy,
     /// Write an OCI archive of the operator: one layer with the static binary.
     Image {

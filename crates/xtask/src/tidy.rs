@@ -1,4 +1,6 @@
-//! What no compiler checks: sizes of files, the layers of the workspace, words that must not be left.
+//! What no compiler checks: sizes of files, the layers of the workspace, dependencies, words that must not be left.
+
+mod dependencies;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -31,7 +33,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let root = crate::root();
     let mut complaints = Vec::new();
     layers(&root, &mut complaints)?;
-    for file in sources(&root)? {
+    dependencies::check(&root, &mut complaints)?;
+    for file in sources(&root.join("crates"))? {
         source(&root, &file, &mut complaints)?;
     }
     let architecture = fs::read_to_string(root.join("ARCHITECTURE.md")).context("ARCHITECTURE.md")?;
@@ -77,9 +80,9 @@ fn layers(root: &Path, complaints: &mut Vec<String>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn sources(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
+fn sources(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    let mut folders = vec![root.join("crates")];
+    let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder)? {
             let path = entry?.path();

@@ -2,16 +2,29 @@
 
 use std::fmt::Write as _;
 
+/// A verb, and what it is for.
+type Verb = (&'static str, &'static str);
+
 /// A rule of the operator's ClusterRole, and why it needs it.
 struct Rule {
     why: &'static str,
     group: &'static str,
     resources: &'static [&'static str],
-    verbs: &'static [&'static str],
+    verbs: &'static [Verb],
 }
 
-const READ: &[&str] = &["get", "list", "watch"];
-const APPLY: &[&str] = &["get", "list", "watch", "create", "patch", "update", "delete"];
+const LIST: Verb = ("list", "filled into a cache at start");
+const WATCH: Verb = ("watch", "a change is acted on at once, and nothing is asked twice");
+const CACHED: &[Verb] = &[LIST, WATCH];
+/// What server-side apply of children takes.
+const APPLY: &[Verb] = &[
+    ("get", "whose object has that name is read before it is touched"),
+    LIST,
+    WATCH,
+    ("create", "applied where there is none"),
+    ("patch", "server-side apply"),
+    ("delete", "what the spec no longer asks for is removed"),
+];
 
 /// Rights in every namespace: MariaDB objects may be anywhere.
 const RULES: &[Rule] = &[
@@ -19,22 +32,32 @@ const RULES: &[Rule] = &[
         why: "read what users declare; the operator never writes their spec",
         group: "k8s.mariadb.com",
         resources: &["mariadbs"],
-        verbs: READ,
+        verbs: CACHED,
     },
     Rule {
-        why: "say how things are: status, and owner references that block a foreground deletion",
+        why: "say how things are",
         group: "k8s.mariadb.com",
-        resources: &["mariadbs/status", "mariadbs/finalizers"],
-        verbs: &["get", "patch", "update"],
+        resources: &["mariadbs/status"],
+        verbs: &[("patch", "server-side apply, one field manager for each loop")],
     },
     Rule {
-        why: "tell what was done when the primary changed, and forget all but the last 50 of a topology",
+        why: "children name their MariaDB as owner, and hold up its foreground deletion",
+        group: "k8s.mariadb.com",
+        resources: &["mariadbs/finalizers"],
+        verbs: &[("update", "asked for by the admission plugin OwnerReferencesPermissionEnforcement")],
+    },
+    Rule {
+        why: "tell what was done when the primary changed",
         group: "k8s.mariadb.com",
         resources: &["primarychanges"],
-        verbs: &["get", "list", "watch", "create", "delete"],
+        verbs: &[
+            ("list", "find the oldest"),
+            ("create", "one for each change of primary"),
+            ("delete", "all but the last 50 of a topology"),
+        ],
     },
     Rule {
-        why: "the members' StatefulSets: applied, deleted without their pods and made again when volumes grow",
+        why: "the members' StatefulSets; deleted without their pods and made again when volumes grow",
         group: "apps",
         resources: &["statefulsets"],
         verbs: APPLY,
@@ -46,21 +69,26 @@ const RULES: &[Rule] = &[
         verbs: APPLY,
     },
     Rule {
-        why: "members are watched, labelled with their role, and restarted by deletion one at a time",
+        why: "the members",
         group: "",
         resources: &["pods"],
-        verbs: &["get", "list", "watch", "patch", "delete"],
+        verbs: &[
+            ("get", "whether the pod that leads the operator still lives"),
+            LIST,
+            WATCH,
+            ("patch", "label a member with its role"),
+            ("delete", "restart a member, one at a time; fence a lost primary"),
+        ],
     },
     Rule {
-        why: "volumes grow when the spec's size grows; deleted only when the spec's retention policy says so",
+        why: "volumes grow when the spec's size grows",
         group: "",
         resources: &["persistentvolumeclaims"],
-        verbs: &["get", "list", "watch", "patch", "update", "delete"],
+        verbs: &[LIST, WATCH, ("patch", "the requested size")],
     },
-    Rule { why: "whether a lost member's node is gone", group: "", resources: &["nodes"], verbs: READ },
-    Rule { why: "whether a volume can grow", group: "storage.k8s.io", resources: &["storageclasses"], verbs: READ },
+    Rule { why: "whether a lost member's node is gone", group: "", resources: &["nodes"], verbs: CACHED },
     Rule {
-        why: "the agents' rights to their topology's Lease; to grant them the operator must hold them (see leases)",
+        why: "the agents' rights to their topology's Lease; what is granted there the operator must hold (see leases)",
         group: "rbac.authorization.k8s.io",
         resources: &["roles", "rolebindings"],
         verbs: APPLY,
@@ -69,7 +97,13 @@ const RULES: &[Rule] = &[
         why: "the record of each topology, and the operator's own leader election",
         group: "coordination.k8s.io",
         resources: &["leases"],
-        verbs: APPLY,
+        verbs: &[
+            ("get", "the record is read before it is decided upon; granted to agents"),
+            LIST,
+            ("watch", "a change is acted on at once; granted to agents"),
+            ("create", "the first record of a topology"),
+            ("update", "replaced only if nobody else did meanwhile; granted to agents"),
+        ],
     },
     Rule {
         why: "at most one member of a topology down at a time",
@@ -81,20 +115,9 @@ const RULES: &[Rule] = &[
         why: "tell people what was done and why",
         group: "events.k8s.io",
         resources: &["events"],
-        verbs: &["create", "patch", "update"],
-    },
-    Rule {
-        why: "the same, where tools read the older kind",
-        group: "",
-        resources: &["events"],
-        verbs: &["create", "patch", "update"],
+        verbs: &[("create", "one is published"), ("patch", "one that repeats is counted")],
     },
 ];
-
-fn list(words: &[&str]) -> String {
-    let quoted: Vec<String> = words.iter().map(|w| format!("{w:?}")).collect();
-    format!("[{}]", quoted.join(", "))
-}
 
 /// The documents, each but the first begun with `---`.
 pub(super) fn manifests() -> String {
@@ -102,12 +125,12 @@ pub(super) fn manifests() -> String {
     for rule in RULES {
         let _ = write!(
             rules,
-            "  # {}\n  - apiGroups: [{:?}]\n    resources: {}\n    verbs: {}\n",
-            rule.why,
-            rule.group,
-            list(rule.resources),
-            list(rule.verbs)
+            "  # {}\n  - apiGroups: [{:?}]\n    resources: {:?}\n    verbs:\n",
+            rule.why, rule.group, rule.resources
         );
+        for (verb, why) in rule.verbs {
+            let _ = writeln!(rules, "      - {verb} # {why}");
+        }
     }
     TEMPLATE.replace("RULES\n", &rules).replace("VERSION", env!("CARGO_PKG_VERSION"))
 }
@@ -227,3 +250,53 @@ spec:
             capabilities:
               drop: ["ALL"]
 "#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The lines of the role in what users apply: every right has its reason beside it, and none is a wildcard.
+    #[test]
+    fn every_right_names_its_reason() {
+        let manifests = manifests();
+        let role = manifests.split("kind: ClusterRole\n").nth(1).and_then(|rest| rest.split("\n---").next()).unwrap();
+        let mut rules = 0;
+        let mut verbs = 0;
+        let mut before = "";
+        for line in role.lines() {
+            assert!(!line.contains('*'), "a wildcard: {line}");
+            if line.starts_with("  - apiGroups:") {
+                assert!(before.starts_with("  # "), "no reason before: {line}");
+                rules += 1;
+            }
+            if let Some(verb) = line.strip_prefix("      - ") {
+                assert!(verb.split_once(" # ").is_some_and(|(_, why)| why.len() > 5), "no reason: {line}");
+                verbs += 1;
+            }
+            before = line;
+        }
+        assert_eq!(rules, RULES.len());
+        assert_eq!(verbs, RULES.iter().map(|rule| rule.verbs.len()).sum::<usize>());
+    }
+
+    /// RBAC lets nobody grant what they do not hold: the agents' role must be within the operator's.
+    #[test]
+    fn holds_what_it_grants_to_agents() {
+        let leases = RULES.iter().find(|rule| rule.resources.contains(&"leases")).unwrap();
+        for granted in ["get", "watch", "update"] {
+            assert!(leases.verbs.iter().any(|(verb, _)| *verb == granted), "{granted}");
+        }
+    }
+
+    #[test]
+    fn no_verb_twice_and_no_resource_twice() {
+        let mut resources = std::collections::BTreeSet::new();
+        for rule in RULES {
+            let verbs: std::collections::BTreeSet<_> = rule.verbs.iter().map(|(verb, _)| verb).collect();
+            assert_eq!(verbs.len(), rule.verbs.len(), "{:?}", rule.resources);
+            for resource in rule.resources {
+                assert!(resources.insert((rule.group, resource)), "{resource}");
+            }
+        }
+    }
+}
