@@ -74,6 +74,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_line_is_that_of_the_field_it_stands_in() {
+        let all = options("[mariadb]\nport=1\nno-such=2\n");
+        assert_eq!(crate::resolve::place(2, &all[0]), "spec.myCnf (line 2: port)");
+        assert_eq!(crate::resolve::place(2, &all[1]), "spec.myCnfConfigMapKeyRef (line 1: no-such)");
+    }
+
+    #[test]
     fn groups_comments_quotes_and_spellings() {
         let text = "[client]\nport=1\n[mariadb]\n# server-id=3\nserver-id = 7\nslave-parallel-max-queued=134217728  # 128MB\n\
                     init_connect='SET @a=\"#\"'\nskip-name-resolve\nloose-foo=1\n";

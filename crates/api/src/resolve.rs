@@ -5,6 +5,7 @@ mod replication;
 
 use std::fmt;
 
+pub use config::{check_config_map, place};
 use kube::ResourceExt as _;
 
 use crate::names;

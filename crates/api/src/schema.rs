@@ -4,6 +4,30 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 
+/// The schema of a type that is written as a text or as a number.
+macro_rules! text_or_number {
+    ($type:ident, $pattern:literal) => {
+        impl schemars::JsonSchema for $type {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({
+                    "x-kubernetes-int-or-string": true,
+                    "anyOf": [{ "type": "integer" }, { "type": "string" }],
+                    "pattern": $pattern
+                })
+            }
+        }
+    };
+}
+pub(crate) use text_or_number;
+
 /// Kubernetes' own types come with pages of description, which would make the CRD larger than clients like to
 /// handle (`kubectl apply` keeps a copy in an annotation of at most 256 KiB): below this depth they go.
 const DESCRIBED_DEPTH: usize = 4;

@@ -179,7 +179,9 @@ fn enforced(input: &Input<'_>) -> String {
          gtid-strict-mode={}\n\
          read-only=ON\n\
          skip-slave-start=ON\n\
-         event-scheduler=OFF\n",
+         event-scheduler=OFF\n\
+         # Relay logs are data: a server that throws them away at its start may throw away what only it has.\n\
+         relay-log-recovery=OFF\n",
         if strict { "ON" } else { "OFF" }
     );
     if commits(input).promised {

@@ -119,6 +119,42 @@ fn all_mistakes_at_once() {
 }
 
 #[test]
+fn options_that_cannot_be_had_are_refused_however_they_are_spelt() {
+    for (option, refused) in [
+        ("skip-grant-tables", true),
+        ("skip-grant", true),
+        ("loose_skip_networking", true),
+        ("bind-address=127.0.0.1", true),
+        ("bind-address=0.0.0.0", false),
+        ("wsrep_on=ON", true),
+        ("wsrep_on=0", false),
+        ("skip-name-resolve", false),
+        ("max-connections=7", false),
+    ] {
+        let object = object(json!({
+            "apiVersion": "k8s.mariadb.com/v1alpha1", "kind": "MariaDB", "metadata": { "name": "db", "namespace": "n" },
+            "spec": { "myCnf": format!("[mariadb]\n{option}\n") }
+        }));
+        assert_eq!(resolve(&object).is_err(), refused, "{option}");
+    }
+}
+
+#[test]
+fn a_config_maps_options_are_checked_with_their_own_lines() {
+    let own = "[mariadb]\nmax-connections=7\n";
+    let object = object(json!({
+        "apiVersion": "k8s.mariadb.com/v1alpha1", "kind": "MariaDB", "metadata": { "name": "db", "namespace": "n" },
+        "spec": { "myCnf": own }
+    }));
+    let mut resolved = resolve(&object).unwrap();
+    let mistakes =
+        api::resolve::check_config_map(own, &format!("{own}# more\nskip-grant-tables\n"), &mut resolved).unwrap_err();
+    assert_eq!(mistakes[0].path, "spec.myCnfConfigMapKeyRef (line 2: skip-grant-tables)");
+    api::resolve::check_config_map(own, &format!("{own}relay-log-recovery=ON\n"), &mut resolved).unwrap();
+    assert_eq!(resolved.warnings[0].path, "spec.myCnfConfigMapKeyRef (line 1: relay-log-recovery)");
+}
+
+#[test]
 fn replicas_without_replication() {
     let object = object(json!({
         "apiVersion": "k8s.mariadb.com/v1alpha1", "kind": "MariaDB", "metadata": { "name": "db" }, "spec": { "replicas": 3 }
