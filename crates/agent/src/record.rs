@@ -78,6 +78,15 @@ async fn resume(shared: &Arc<Shared>) -> Result<(), String> {
         return Err(format!("{phase:?}"));
     }
     let mut session = sql::Session::open(&crate::state::target(shared)).await.map_err(|e| e.to_string())?;
+    // It may have been chosen, and died before it was told to open: what it replicated from is forgotten as then.
+    if !session.forget_source().await.map_err(|e| e.to_string())? {
+        return Err("its replication does not stop".into());
+    }
+    if shared.config.commits.strict && record.ackers.is_empty() && !shared.config.single_member {
+        // Its commits would wait, and copies of it with them: a replica that acknowledges comes first.
+        actions::seen(shared, &mut session).await;
+        return Ok(());
+    }
     // Locks are as the server had them. Nobody to wait for: only where that is recorded.
     let alone = record.solo && record.ackers.is_empty() && !shared.config.commits.strict;
     let wait = shared.config.commits.promised && !alone;

@@ -60,7 +60,15 @@ impl World {
         Ok(())
     }
 
-    fn reply(&mut self, operator: u64, n: usize, command: Command, mut result: Result<(), String>, last: bool) {
+    /// What came of a command; nobody hears it now and then.
+    pub(crate) fn reply(
+        &mut self,
+        operator: u64,
+        n: usize,
+        command: Command,
+        mut result: Result<(), String>,
+        last: bool,
+    ) {
         if !self.reach(Node::Member(n), Node::Operator) || self.chance(50) {
             // It took effect, and nobody hears of it.
             result = Err("no answer".to_owned());
@@ -113,7 +121,7 @@ impl World {
                     return refuse("other data");
                 }
                 let Some(donor) = self.by_host(&donor.host) else { return refuse("no donor") };
-                self.check_wipe(n)?;
+                // What is there stays until the copy is complete, and is replaced by a rename.
                 self.members[n].cloning = Some(Cloning { donor, data_id: data_id.clone(), left: 4 });
                 return done;
             }
@@ -156,6 +164,7 @@ impl World {
                     let id = member.server_id;
                     member.disk.content.push(crate::server::Entry { server_id: id, sequence: 0 });
                 }
+                self.check_only_writer(n)?;
                 self.check_opened(n)?;
             }
             Action::SetReadOnly { kill, .. } => {
@@ -377,12 +386,18 @@ impl World {
                 let strict = self.settings.durability == topology::intent::Durability::Strict;
                 let member = &mut self.members[n];
                 member.resumes = None;
+                member.disk.source = None;
+                member.disk.relay.clear();
+                if strict && record.ackers.is_empty() {
+                    return Ok(()); // Its commits would wait, and copies of it with them.
+                }
                 if let Some(process) = member.process.as_mut() {
                     process.waits = !alone || strict;
                     process.read_only = false;
                     process.epoch = record.epoch;
                 }
                 self.tell(|| format!("db-{n} opens by itself"));
+                self.check_only_writer(n)?;
                 self.check_opened(n)?;
             }
             return Ok(());

@@ -147,7 +147,9 @@ impl World {
         member.life += 1;
         (member.fence, member.marker, member.cloning) = (None, None, None);
         member.locks_stamp = topology::Stamp::default();
-        member.awaits.clear();
+        for wait in std::mem::take(&mut member.awaits) {
+            self.reply(wait.operator, n, wait.command, Err("the connection broke".to_owned()), true);
+        }
     }
 
     /// Everything is mended.

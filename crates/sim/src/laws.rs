@@ -39,9 +39,12 @@ impl World {
         self.members.iter().any(|member| member.disk.holds(entry))
     }
 
-    /// A primary was opened under a new epoch: everything that was acknowledged is there.
+    /// A primary was opened: everything that was acknowledged is there.
     pub(crate) fn check_opened(&self, n: usize) -> Result<(), Box<Violation>> {
-        if !self.settings.durability.promises() {
+        let epoch = self.members[n].process.as_ref().map_or(0, |process| process.epoch);
+        // One that opens although its term is over (its agent had the record's word before) cannot return a commit: that law is
+        // looked after where commits return.
+        if !self.settings.durability.promises() || epoch < self.lease.record.epoch {
             return Ok(());
         }
         let content = &self.members[n].disk.content;
@@ -58,11 +61,50 @@ impl World {
         Ok(())
     }
 
+    /// Member `n` was opened: nobody else was in this epoch, and everything that was acknowledged is there.
+    pub(crate) fn check_only_writer(&mut self, n: usize) -> Result<(), Box<Violation>> {
+        let Some(data_id) = self.members[n].disk.data_id.clone() else { return Ok(()) };
+        let epoch = self.members[n].process.as_ref().map_or(0, |process| process.epoch);
+        let opened = self.opened.entry(epoch).or_insert_with(|| data_id.clone());
+        if *opened != data_id {
+            let how = format!("db-{n} was opened in epoch {epoch}, which is another one's");
+            return Err(self.broken("one writer in one epoch", how));
+        }
+        Ok(())
+    }
+
+    /// When all is well again, every member has what the primary has, in its order, and nothing else.
+    pub(crate) fn check_equal(&self, primary: usize) -> Result<(), Box<Violation>> {
+        let all = &self.members[primary].disk.content;
+        for (n, member) in self.members.iter().enumerate() {
+            let own = &member.disk.content;
+            let equal = own.iter().zip(all).take_while(|(a, b)| a == b).count();
+            if equal < own.len().min(all.len()) {
+                let how = format!("db-{n} has {:?} where the primary db-{primary} has {:?}", own[equal], all[equal]);
+                return Err(self.broken("members are equal when all is well", how));
+            }
+        }
+        Ok(())
+    }
+
     /// A commit was acknowledged to a client by member `n`.
     pub(crate) fn acknowledge(&mut self, n: usize, entry: Entry) -> Result<(), Box<Violation>> {
         let epoch = self.members[n].process.as_ref().map_or(0, |process| process.epoch);
         self.acknowledged.push((entry, epoch));
         self.stats.acknowledged += 1;
+        let holder = self.lease.record.holder.as_ref().filter(|_| self.lease.record.epoch > epoch);
+        let successor =
+            self.members.iter().find(|m| holder.is_some_and(|h| m.disk.data_id.as_ref() == Some(&h.data_id)));
+        if let Some(successor) = successor.filter(|successor| !successor.disk.holds(entry))
+            && self.settings.durability.promises()
+        {
+            let (server_id, sequence) = (entry.server_id, entry.sequence);
+            let how = format!(
+                "db-{n} acknowledged {server_id}-{sequence} in epoch {epoch} after {} had taken over without it",
+                successor.name
+            );
+            return Err(self.broken("no acknowledged transaction is lost", how));
+        }
         let Some(data_id) = self.members[n].disk.data_id.clone() else { return Ok(()) };
         let writer = self.writers.entry(epoch).or_insert_with(|| data_id.clone());
         if *writer != data_id && self.settings.durability.promises() {

@@ -4,12 +4,14 @@
 mod agent;
 mod faults;
 mod laws;
+mod many;
 mod mutant;
 mod operator;
 mod server;
 mod world;
 
 pub use laws::Violation;
+pub use many::{many, settings};
 pub use mutant::Mutant;
 pub use world::{Settings, Stats, World};
 

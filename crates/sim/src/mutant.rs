@@ -17,7 +17,7 @@ pub enum Mutant {
     NoFence,
     /// A lock leaves open connections alone.
     LockWithoutKill,
-    /// `solo` is never recorded.
+    /// A failover although `solo` says that it is not proven that the ackers have everything.
     IgnoreSolo,
     /// Agents do not compare stamps.
     NoCompare,

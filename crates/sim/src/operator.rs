@@ -2,6 +2,7 @@
 //! still act late.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rand::Rng as _;
 use topology::member::{MemberName, MemberState};
@@ -28,6 +29,8 @@ pub(crate) struct Operator {
     late: Option<(Box<Decision>, u64, Time)>,
     /// It will be stopped so.
     pub(crate) to_stop: bool,
+    /// Its orders are on their way for so much longer.
+    orders_take: Duration,
     pub(crate) well: bool,
     pub(crate) health: Option<String>,
 }
@@ -54,6 +57,7 @@ impl Operator {
             not_before: Time(0),
             late: None,
             to_stop: false,
+            orders_take: Duration::ZERO,
             well: false,
             health: None,
         }
@@ -103,7 +107,8 @@ impl World {
             }
         };
         let observation = self.observe(i);
-        let mut decision = decide(&self.intent, &record, &observation, self.now);
+        let believed = self.believed(&record);
+        let mut decision = decide(&self.intent, &believed, &observation, self.now);
         for refusal in &decision.report.refusals {
             *self.stats.refusals.entry(refusal.reason()).or_default() += 1;
         }
@@ -111,8 +116,16 @@ impl World {
         self.operators[i].health = Some(format!("{:?} {:?}", decision.report.health, decision.report.operation));
         self.spoil(&record, &mut decision);
         if self.operators[i].to_stop && (decision.record.is_some() || !decision.orders.is_empty()) {
-            let wait = std::time::Duration::from_millis(self.rng.random_range(100..4000));
+            let wait = Duration::from_millis(self.rng.random_range(100..4000));
             let at = self.now.after(wait);
+            if self.chance(2) {
+                // After its swap: its orders are on their way for long.
+                self.tell(|| "the operator is stopped after its swap; its orders come late".to_owned());
+                self.operators[i].alive = false;
+                self.operators[i].orders_take = wait;
+                self.swap_and_tell(i, decision, version);
+                return Ok(());
+            }
             self.operators[i].late = Some((Box::new(decision), version, at));
             self.tell(|| "the operator is stopped in the middle; another one takes over".to_owned());
             let id = self.rng.random_range(2..u64::MAX);
@@ -164,9 +177,10 @@ impl World {
             for command in &commands {
                 self.operators[i].memories.entry(name.clone()).or_default().begin(command, now);
             }
-            let wait = std::time::Duration::from_millis(self.rng.random_range(0..300));
+            let wait = Duration::from_millis(self.rng.random_range(0..300));
             let operator = self.operators[i].id;
-            self.messages.push((now.after(wait), Message::Orders { operator, member: n, commands }));
+            let at = now.after(wait + self.operators[i].orders_take);
+            self.messages.push((at, Message::Orders { operator, member: n, commands }));
         }
     }
 
@@ -216,9 +230,19 @@ impl World {
         Observation { members, idle_claims: Vec::new(), draw, course: operator.course.clone() }
     }
 
+    /// The record as the core is told it: broken on purpose by one mutant.
+    fn believed(&self, record: &Record) -> Record {
+        let holder = record.holder.as_ref().map(|holder| &holder.data_id);
+        let primary = self.members.iter().find(|member| member.disk.data_id.as_ref() == holder);
+        let down = primary.is_none_or(|primary| primary.process.is_none() || !primary.up);
+        let ignores = self.settings.mutant == Some(Mutant::IgnoreSolo) && down;
+        Record { solo: record.solo && !ignores, ..record.clone() }
+    }
+
     /// Breaks a decision on purpose.
     fn spoil(&mut self, before: &Record, decision: &mut Decision) {
         let Some(mutant) = self.settings.mutant else { return };
+        let at_times = self.chance(2);
         let Some(record) = decision.record.as_mut() else { return };
         match mutant {
             Mutant::ForgetEpoch if record.epoch > before.epoch && before.epoch > 0 => {
@@ -234,8 +258,12 @@ impl World {
                     decision.course.plan = None;
                 }
             }
-            Mutant::AdmitBeforeRecording => record.ackers.retain(|data_id, _| before.ackers.contains_key(data_id)),
-            Mutant::IgnoreSolo => record.solo = false,
+            Mutant::AdmitBeforeRecording if at_times && record.epoch == before.epoch => {
+                if record.ackers.keys().any(|data_id| !before.ackers.contains_key(data_id)) {
+                    decision.record = None;
+                    decision.stamp = before.stamp();
+                }
+            }
             _ => {}
         }
     }
