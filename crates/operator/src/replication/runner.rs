@@ -104,12 +104,12 @@ impl Runner {
         let clock = Clock::start();
         let news = Arc::new(Notify::new());
         let (briefings, briefed) = watch::channel(None);
-        let (routes, routed) = watch::channel(Routes::default());
+        let (routes, wanted_routes) = watch::channel(Routes::default());
         let (events, said) = mpsc::unbounded_channel();
-        let (changes, changed) = mpsc::unbounded_channel();
+        let (changes, to_write) = mpsc::unbounded_channel();
         tokio::spawn(Clerk::new(inputs.clone(), namespace.clone(), briefed, said).run());
-        tokio::spawn(Router::new(inputs.clone(), namespace.clone(), routed, events.clone()).run());
-        tokio::spawn(changes::write_all(inputs.client.clone(), namespace.clone(), root.clone(), changed));
+        tokio::spawn(Router::new(inputs.clone(), namespace.clone(), wanted_routes, events.clone()).run());
+        tokio::spawn(changes::write_all(inputs.client.clone(), namespace.clone(), root.clone(), to_write));
         Self {
             links: Links::new(clock, news.clone()),
             authority: Authority::new(inputs.client.clone(), namespace.clone(), &root),

@@ -12,6 +12,7 @@ use manifests::{Children, Input};
 
 use super::apply::{child, claim, prune, release};
 use super::{Trouble, Worker, dereference, roll, volumes};
+use crate::Context;
 use crate::watches::{Child, kind_of};
 
 /// What a pass found, for the status.
@@ -53,7 +54,7 @@ async fn carry_out(
     outcome.user_cnf = Some(known.user_cnf.clone());
     let object = &known.object;
     let current = context.caches.sets.get(&ObjectRef::new(&object.name).within(&object.namespace));
-    let (pods, kept_for) = pods_wanted(given, object, current.as_deref());
+    let (pods, kept_for) = pods_wanted(&context, given, object, current.as_deref());
     let owner = given.controller_owner_ref(&()).ok_or_else(|| Trouble::Waiting {
         reason: "TopologyNotKnown",
         message: "the object has no UID yet".to_owned(),
@@ -92,7 +93,7 @@ async fn carry_out(
     apply_all(worker, &children_meta, disruption_budget.as_slice()).await?;
 
     let pod_hash = roll::pod_hash(&stateful_set);
-    let mut notice = kept_for.map(|message| ("ScaleDownRefused", message));
+    let mut notice = kept_for.map(|message| ("ScalingDown", message));
     if let Some(current) = &current {
         if object.update_strategy == UpdateStrategyType::Never {
             stateful_set.spec.template = current.spec.template.clone();
@@ -116,24 +117,34 @@ async fn carry_out(
     Ok(rolled.again)
 }
 
-/// How many pods the StatefulSet is to have: the highest ordinals go first, but never the primary.
-fn pods_wanted(given: &MariaDB, object: &Resolved, current: Option<&StatefulSet>) -> (u32, Option<String>) {
+/// How many pods the StatefulSet is to have: the highest ordinals go first, and each only after the replication loop has let
+/// go of it (a primary has handed over by then, and no commit waits for it).
+fn pods_wanted(
+    context: &Context,
+    given: &MariaDB,
+    object: &Resolved,
+    current: Option<&StatefulSet>,
+) -> (u32, Option<String>) {
     let wanted = object.replicas;
     let now = current.and_then(|set| set.spec.replicas).unwrap_or(0).max(0) as u32;
-    if wanted == 0 || wanted >= now {
-        return (wanted, None);
-    }
     let primary = given.status.as_ref().and_then(|status| status.current_primary.as_deref());
-    match primary.and_then(|pod| names::ordinal(&object.name, pod)) {
-        Some(ordinal) if ordinal >= wanted && ordinal < now => {
-            let primary = names::pod(&object.name, ordinal);
-            let message = format!(
-                "spec.replicas is {wanted}, but {primary} is the primary and stays; make a member below {wanted} the primary first"
-            );
-            (ordinal + 1, Some(message))
+    let stays = (wanted..now).rev().find(|&ordinal| {
+        let name = names::pod(&object.name, ordinal);
+        let Some(pod) = context.caches.pods.get(&ObjectRef::new(&name).within(&object.namespace)) else { return false };
+        // In maintenance nobody lets go of anything, and nobody hands over.
+        if object.maintenance {
+            return primary == Some(name.as_str());
         }
-        _ => (wanted, None),
-    }
+        !context.releases.is_released(&object.namespace, &(name, pod.uid().unwrap_or_default()))
+    });
+    let Some(stays) = stays else { return (wanted, None) };
+    let name = names::pod(&object.name, stays);
+    let why = match (primary == Some(name.as_str()), object.maintenance) {
+        (true, true) => "is the primary, and spec.maintenance is true: make a member below it the primary first",
+        (true, false) => "is the primary and hands over first",
+        (false, _) => "is needed for a moment",
+    };
+    (stays + 1, Some(format!("spec.replicas is {wanted}; {name} {why}")))
 }
 
 async fn claim_all(worker: &Worker, children: &Children) -> Result<(), Trouble> {

@@ -13,6 +13,7 @@ use kube::{Api, ResourceExt as _};
 
 use super::{Trouble, Worker, call};
 use crate::Context;
+use crate::releases::PodId;
 
 /// How far a roll-out is.
 pub(super) struct Rolled {
@@ -67,6 +68,7 @@ pub(super) async fn roll(
         .collect();
     if outdated.is_empty() {
         worker.replaced = None;
+        ask(worker, None);
         return Ok(Rolled { updating: None, again: None });
     }
     let names: Vec<String> = outdated.iter().map(|(_, pod)| pod.name_any()).collect();
@@ -74,14 +76,17 @@ pub(super) async fn roll(
     let list = names.join(", ");
     match object.update_strategy {
         UpdateStrategyType::OnDelete => {
+            ask(worker, None);
             return Ok(say("OnDelete", format!("delete these pods to have them updated: {list}")));
         }
         UpdateStrategyType::Never => {
+            ask(worker, None);
             return Ok(say("Never", format!("spec.updateStrategy.type is Never; out of date: {list}")));
         }
         UpdateStrategyType::ReplicasFirstPrimaryLast | UpdateStrategyType::RollingUpdate => {}
     }
     if object.maintenance {
+        ask(worker, None);
         return Ok(say("Maintenance", format!("spec.maintenance is true; out of date: {list}")));
     }
     let primary = given.status.as_ref().and_then(|status| status.current_primary.as_deref());
@@ -101,12 +106,26 @@ pub(super) async fn roll(
         return Ok(say("RollingOut", format!("waiting for {waits}; out of date: {list}")));
     }
     let uid = next.uid();
+    // What works is let go of first: a primary hands over, an acker is not waited for any more.
+    if is_ready(next) {
+        let id = (pod_name.clone(), uid.clone().unwrap_or_default());
+        ask(worker, Some(id.clone()));
+        if !worker.context.releases.is_released(&object.namespace, &id) {
+            let does = if primary == Some(pod_name.as_str()) { "hands over" } else { "is let go" };
+            return Ok(say("RollingOut", format!("{pod_name} {does} before it is replaced; out of date: {list}")));
+        }
+    }
     if worker.replaced.is_none() || worker.replaced != uid {
         delete(&worker.context, &object.namespace, next).await?;
         tracing::info!(namespace = object.namespace, pod = pod_name, "replaced: it does not run what the spec says");
         worker.replaced = uid;
     }
     Ok(say("RollingOut", format!("{pod_name} is being replaced; out of date: {list}")))
+}
+
+/// Asks the replication loop to let go of this pod, and of no other.
+fn ask(worker: &Worker, pod: Option<PodId>) {
+    worker.context.releases.ask(&worker.context.caches, &worker.key, pod.into_iter().collect());
 }
 
 /// The pod to replace next.
