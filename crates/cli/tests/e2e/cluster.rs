@@ -118,6 +118,23 @@ impl Cluster {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// Runs `kubectl mariadb`; its standard output. Fails with everything it printed.
+    pub(crate) fn mariadb(&self, args: &[&str]) -> Result<String, Failure> {
+        let mut command = kubectl_mariadb();
+        command.args(args).env("KUBECONFIG", &self.kubeconfig).stdin(Stdio::null());
+        let output = succeed(&format!("kubectl mariadb {}", args.join(" ")), command)?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs `kubectl mariadb`; its exit status, standard output and standard error.
+    pub(crate) fn mariadb_exit(&self, args: &[&str]) -> Result<(i32, String, String), Failure> {
+        let mut command = kubectl_mariadb();
+        command.args(args).env("KUBECONFIG", &self.kubeconfig).stdin(Stdio::null());
+        let output = command.output().map_err(|e| format!("kubectl mariadb: {e}"))?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok((output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr)))
+    }
+
     /// Runs kubectl that must fail; what it printed on standard error.
     pub(crate) fn kubectl_refused(&self, args: &[&str], stdin: &str) -> Result<String, Failure> {
         let output = self.with_stdin(args, stdin)?;
@@ -248,6 +265,8 @@ impl Cluster {
         for args in [
             &["get", "mariadb,statefulsets,pods,pvc", "-n", namespace, "-o", "wide"][..],
             &["get", "events", "-n", namespace, "--sort-by=.lastTimestamp"],
+            &["get", "pc", "-n", namespace, "-o", "wide"],
+            &["get", "lease", "-n", namespace, "-o", "jsonpath={range .items[*]}{.metadata.annotations}{\"\\n\"}{end}"],
             &[
                 "get",
                 "mariadb",

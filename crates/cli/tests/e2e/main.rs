@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod cluster;
+mod failover;
 mod replication;
 mod resilience;
 mod switches;
@@ -22,7 +23,7 @@ fn trial(cluster: &Arc<Cluster>, name: &'static str, scenario: Scenario) -> Tria
     Trial::test(name, move || {
         // `replication::seed_manifests` -> `seed-manifests`; the seed's manifests name their own.
         let namespace = match name.rsplit("::").next() {
-            Some("seed_manifests") => "production".to_owned(),
+            Some(name) if name.starts_with("seed_") => "production".to_owned(),
             other => other.unwrap_or(name).replace('_', "-"),
         };
         let clean_up = || {
@@ -65,10 +66,10 @@ fn main() {
     let trials = |scenarios: &[(&'static str, Scenario)]| -> Vec<Trial> {
         scenarios.iter().map(|&(name, scenario)| trial(&cluster, name, scenario)).collect()
     };
-    let shared = [replication::SCENARIOS, bad_input::SCENARIOS].concat();
+    let shared = [replication::SCENARIOS, bad_input::SCENARIOS, failover::SCENARIOS].concat();
     let first = libtest_mimic::run(&arguments, trials(&shared));
     arguments.test_threads = Some(1);
-    let alone = [resilience::SCENARIOS, switches::SCENARIOS].concat();
+    let alone = [failover::SEED_SCENARIOS, resilience::SCENARIOS, switches::SCENARIOS].concat();
     let second = libtest_mimic::run(&arguments, trials(&alone));
     drop(cluster);
     if first.has_failed() || second.has_failed() {

@@ -368,12 +368,15 @@ impl Runner {
             (true, false) if changes::refused(change) => "SwitchoverRefused",
             (true, false) => "SwitchoverRolledBack",
         };
-        self.announce(&[Event {
-            warning: !change.switchover || !done,
-            reason,
-            message: told.message.clone(),
-            member: change.to.clone(),
-        }]);
+        // That a switchover was rolled back is an event of the decision itself.
+        if reason != "SwitchoverRolledBack" {
+            self.announce(&[Event {
+                warning: !change.switchover || !done,
+                reason,
+                message: told.message.clone(),
+                member: change.to.clone(),
+            }]);
+        }
         if self.changes.send(told).is_err() {
             tracing::error!(namespace = self.namespace, topology = self.root, "nobody writes changes down any more");
         }
