@@ -45,6 +45,10 @@ pub(super) async fn dereference(
     }
     let replication_password = object.replication.as_ref().map(|replication| replication.account.password.clone());
     let user_cnf = user_cnf(context, &object).await?;
+    if object.my_cnf_from.is_some() {
+        let own = object.my_cnf.clone().unwrap_or_default();
+        api::resolve::check_config_map(&own, &user_cnf, &mut object).map_err(Trouble::Mistakes)?;
+    }
     let server_id_base = numbers::first_server_id(context, &object, &root.name, &family).await?;
     Ok(Dereferenced {
         object,

@@ -45,6 +45,9 @@ pub(crate) enum Trouble {
     /// Something must come first; nothing failed.
     #[error("{message}")]
     Waiting { reason: &'static str, message: String },
+    /// What was read has mistakes.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Mistakes(Vec<api::Mistake>),
     /// A child's name is taken.
     #[error("{kind} {name} belongs to {owner}: two objects cannot have one child name; rename one of them")]
     NameTaken { kind: &'static str, name: String, owner: String },
@@ -76,6 +79,7 @@ impl Trouble {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Waiting { reason, .. } => reason,
+            Self::Mistakes(_) => "ConfigInvalid",
             Self::NameTaken { .. } => "NameTaken",
             Self::Api { .. } => "ApiError",
             Self::Silent { .. } => "ApiTimeout",

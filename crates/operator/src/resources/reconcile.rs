@@ -15,6 +15,9 @@ use super::{Trouble, Worker, dereference, roll, volumes};
 use crate::Context;
 use crate::watches::{Child, kind_of};
 
+/// Users' own ConfigMaps are not watched (the operator would have to know all of a cluster's), but read so often.
+const LOOK_AT_CONFIG: Duration = Duration::from_secs(10);
+
 /// What a pass found, for the status.
 pub(super) struct Outcome {
     /// Mistakes, or what was resolved.
@@ -38,7 +41,13 @@ pub(super) async fn reconcile(worker: &mut Worker, object: &MariaDB) -> Outcome 
     let mut outcome = Outcome { resolved: Ok(resolved.clone()), user_cnf: None, result: Ok(None), updating: None };
     if !resolved.suspend {
         let result = Box::pin(carry_out(worker, object, resolved, &mut outcome)).await;
-        outcome.result = result;
+        outcome.result = match result {
+            Err(Trouble::Mistakes(mistakes)) => {
+                outcome.resolved = Err(mistakes);
+                Ok(Some(LOOK_AT_CONFIG))
+            }
+            other => other,
+        };
     }
     outcome
 }
@@ -52,6 +61,7 @@ async fn carry_out(
     let context = worker.context.clone();
     let known = Box::pin(dereference::dereference(&context, given, resolved)).await?;
     outcome.user_cnf = Some(known.user_cnf.clone());
+    outcome.resolved = Ok(known.object.clone());
     let object = &known.object;
     let current = context.caches.sets.get(&ObjectRef::new(&object.name).within(&object.namespace));
     let (pods, kept_for) = pods_wanted(&context, given, object, current.as_deref());
@@ -114,7 +124,8 @@ async fn carry_out(
 
     let rolled = roll::roll(worker, given, object, &known.family, pod_hash.as_deref()).await?;
     outcome.updating = notice.or(rolled.updating).or_else(|| volumes::growing(&context, object));
-    Ok(rolled.again)
+    let look = object.my_cnf_from.is_some().then_some(LOOK_AT_CONFIG);
+    Ok(rolled.again.into_iter().chain(look).min())
 }
 
 /// How many pods the StatefulSet is to have: the highest ordinals go first, and each only after the replication loop has let

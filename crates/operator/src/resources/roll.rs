@@ -94,8 +94,10 @@ pub(super) async fn roll(
         return Ok(say("RollingOut", format!("waiting for members to be ready; out of date: {list}")));
     };
     let pod_name = next.name_any();
-    // A pod that works is replaced only while all others of the topology work.
-    let unready: Vec<String> = family
+    // A pod that works is replaced only while those work that would stand in for it: for a replica the others of its
+    // object, for the primary everybody. (A broken replica elsewhere is no reason to keep this object out of date.)
+    let stand_ins = if primary == Some(pod_name.as_str()) { family } else { std::slice::from_ref(&object.name) };
+    let unready: Vec<String> = stand_ins
         .iter()
         .flat_map(|name| pods_of(&worker.context, &object.namespace, name))
         .filter(|(_, pod)| !is_ready(pod) && pod.name_any() != pod_name)

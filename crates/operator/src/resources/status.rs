@@ -99,8 +99,12 @@ fn readiness(object: &MariaDB, outcome: &Outcome, pods: &[std::sync::Arc<Pod>], 
         (Err(mistakes), _) => return no("ConfigInvalid", list(mistakes)),
         // Members that work go on working: `Updated` says what is in the way of a change.
         (_, Err(trouble)) if wanted == 0 || ready < wanted => return no(trouble.reason(), trouble.to_string()),
-        (Ok(resolved), _) if resolved.suspend => {
-            return no("Suspended", "spec.suspend is true: nothing is changed".into());
+        // Members that work are ready, whoever keeps hands off; `Updated` says that nothing is changed.
+        (Ok(resolved), _) if resolved.suspend && (wanted == 0 || ready < wanted) => {
+            return no(
+                "Suspended",
+                format!("spec.suspend is true: nothing is changed; {ready} of {wanted} members are ready"),
+            );
         }
         _ => {}
     }
@@ -173,7 +177,8 @@ fn validity(before: &MariaDBStatus, outcome: &Outcome) -> Said {
         .filter(|member| names::ordinal(&resolved.name, &member.name).is_some())
         .find_map(|member| member.last_error.as_deref().filter(|error| error.contains(REFUSES)));
     if let Some(refused) = refused {
-        let at = place(outcome.user_cnf.as_deref().unwrap_or_default(), refused);
+        let own_lines = resolved.my_cnf.as_deref().map_or(0, |own| own.lines().count() as u32);
+        let at = place(outcome.user_cnf.as_deref().unwrap_or_default(), own_lines, refused);
         return no("RefusedByServer", format!("{at}{refused}"));
     }
     if resolved.warnings.is_empty() {
@@ -183,14 +188,14 @@ fn validity(before: &MariaDBStatus, outcome: &Outcome) -> Said {
 }
 
 /// Where the option that a message names stands in the user's `my.cnf`.
-fn place(user_cnf: &str, message: &str) -> String {
+fn place(user_cnf: &str, own_lines: u32, message: &str) -> String {
     let normal = |text: &str| text.to_lowercase().replace('-', "_");
     let message = normal(message);
     // The longest name first: one may be part of another.
     let mut options = mycnf::options(user_cnf);
     options.sort_by_key(|option| std::cmp::Reverse(option.name.len()));
     match options.iter().find(|option| message.contains(&normal(&option.name))) {
-        Some(option) => format!("spec.myCnf (line {}: {}): ", option.line, option.name.replace('_', "-")),
+        Some(option) => format!("{}: ", api::resolve::place(own_lines, option)),
         None => String::new(),
     }
 }
@@ -292,8 +297,8 @@ mod tests {
     #[test]
     fn an_option_is_found_in_the_users_file() {
         let text = "[mariadb]\ninnodb-buffer-pool-size=16M\nno-such=2\nno-such-option=1\n";
-        let at = place(text, "refuses its configuration: unknown variable 'no-such-option=1'");
+        let at = place(text, 4, "refuses its configuration: unknown variable 'no-such-option=1'");
         assert_eq!(at, "spec.myCnf (line 4: no-such-option): ");
-        assert_eq!(place(text, "something else"), "");
+        assert_eq!(place(text, 4, "something else"), "");
     }
 }

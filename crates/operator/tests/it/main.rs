@@ -250,3 +250,17 @@ async fn mistakes_are_named_with_their_paths_all_at_once() {
     cluster.condition("db", "ConfigValid", "False", "line 2: skip-networking").await;
     assert!(cluster.absent::<StatefulSet>("db").await);
 }
+
+#[tokio::test]
+async fn a_config_maps_options_are_refused_like_the_specs() {
+    let cluster = Cluster::start("default").await;
+    let config = |text: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "more"}, "data": {"my.cnf": text}});
+    cluster.apply(&config("# mine\nskip-grant-tables\n")).await;
+    let spec = json!({"myCnf": "[mariadb]\n", "myCnfConfigMapKeyRef": {"name": "more", "key": "my.cnf"}});
+    cluster.apply(&object("db", spec)).await;
+    cluster.condition("db", "ConfigValid", "False", "spec.myCnfConfigMapKeyRef (line 2: skip-grant-tables)").await;
+    assert!(cluster.absent::<StatefulSet>("db").await);
+    // Put right, it is taken without a change of the object.
+    cluster.apply(&config("max-connections=50\n")).await;
+    cluster.get::<StatefulSet>("db").await;
+}
