@@ -42,6 +42,9 @@ pub struct Write<'a> {
     pub service_network: [u8; 2],
 }
 
+/// Admission: what is done, the new state, the old one.
+pub type Admit = fn(&Write<'_>, Option<&mut Value>, Option<&Value>) -> Result<(), ApiError>;
+
 /// The behaviour of a kind that is not data. Every hook is a function of its arguments; the
 /// default of each does nothing.
 #[derive(Clone, Copy)]
@@ -54,7 +57,7 @@ pub struct Hooks {
     pub prepare: fn(&mut Value, Option<&Value>),
     /// Admission that looks at other objects, or mutates (clusterIP, service account of pods,
     /// quota, ...). `object` is `None` on deletion.
-    pub admit: fn(&Write<'_>, Option<&mut Value>, Option<&Value>) -> Result<(), ApiError>,
+    pub admit: Admit,
     /// Judges the outcome (`old` is `None` on create).
     pub validate: fn(&Value, Option<&Value>, Operation) -> Vec<FieldError>,
     /// Warnings for the writer, such as deprecated fields.

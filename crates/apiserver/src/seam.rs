@@ -17,7 +17,7 @@ pub(crate) fn hooks(kind: &Kind) -> Hooks {
 }
 
 /// Paths that name no resource: discovery, OpenAPI, health, version.
-pub(crate) async fn root(server: &Server, _identity: &Identity, request: Request) -> Response {
+pub(crate) fn root(server: &Server, _identity: &Identity, request: &Request) -> Response {
     let uri = request.uri();
     let answer = crate::discovery::respond(
         server.kinds(),

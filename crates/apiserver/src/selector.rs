@@ -114,7 +114,9 @@ mod parser {
         match &tokens[0] {
             Token::End => return Ok(all),
             Token::Word(_) | Token::Symbol("!") => {}
-            other => return Err(format!("found '{}', expected: !, identifier, or 'end of string'", other.text())),
+            other @ Token::Symbol(_) => {
+                return Err(format!("found '{}', expected: !, identifier, or 'end of string'", other.text()));
+            }
         }
         loop {
             all.push(requirement(&tokens, &mut at).map_err(|e| format!("unable to parse requirement: {e}"))?);
@@ -157,7 +159,9 @@ mod parser {
                         value.clone()
                     }
                     Token::End | Token::Symbol(",") => String::new(),
-                    other => return Err(format!("found '{}', expected: identifier", other.text())),
+                    other @ Token::Symbol(_) => {
+                        return Err(format!("found '{}', expected: identifier", other.text()));
+                    }
                 };
                 match operator {
                     ">" | "<" => {
@@ -302,13 +306,11 @@ impl Fields {
     pub(crate) fn matches(&self, object: &Value, hooks: &Hooks) -> bool {
         self.0.iter().all(|(key, equal, wanted)| {
             let at = |path: &str| {
-                path.trim_start_matches('.').split('.').fold(Some(object), |v, part| v.and_then(|v| v.get(part))).map(
-                    |v| match v {
-                        Value::String(s) => s.clone(),
-                        Value::Null => String::new(),
-                        other => other.to_string(),
-                    },
-                )
+                path.trim_start_matches('.').split('.').try_fold(object, |v, part| v.get(part)).map(|v| match v {
+                    Value::String(s) => s.clone(),
+                    Value::Null => String::new(),
+                    other => other.to_string(),
+                })
             };
             let value =
                 if key.starts_with("metadata.") { at(key) } else { (hooks.field)(object, key).or_else(|| at(key)) };
@@ -368,7 +370,7 @@ mod tests {
         let matches = |text: &str| Labels::parse(text).unwrap().matches(&labels);
         assert!(matches("app=a,tier in (db, web),!gone,n>4"));
         assert!(matches("app!=b,other notin (x)"));
-        assert!(!matches("app") == false);
+        assert!(matches("app"));
         assert!(!matches("tier notin (db)"));
         assert_eq!(
             Labels::parse("a in b").unwrap_err().message,

@@ -64,12 +64,12 @@ pub(super) fn empty(server: &Server) {
             if kind == resource {
                 continue;
             }
-            let Some(served) =
+            let Some(of_kind) =
                 server.kinds().all().into_iter().find(|k| k.storage() == kind && k.namespaced && k.allows("get"))
             else {
                 continue;
             };
-            let context = internal_context(server, served.clone(), Some(name.to_owned()), None);
+            let context = internal_context(server, of_kind.clone(), Some(name.to_owned()), None);
             for object in store.list(&kind, Some(name)).1 {
                 let _ = crate::http::delete_object(&context, &object.name, name, &DeleteOptions::default());
             }
@@ -77,7 +77,7 @@ pub(super) fn empty(server: &Server) {
             if rest.is_empty() {
                 continue;
             }
-            left.push((format!("{}.{}", served.plural, served.group), rest.len()));
+            left.push((format!("{}.{}", of_kind.plural, of_kind.group), rest.len()));
             for object in rest {
                 for finalizer in
                     object.value()["metadata"]["finalizers"].as_array().into_iter().flatten().filter_map(Value::as_str)
@@ -118,11 +118,11 @@ fn conditions(value: &mut Value, left: &[(String, usize)], held: &[(String, usiz
         if ty == "NamespaceContentRemaining" && !left.is_empty() {
             (status, reason) = ("True", "SomeResourcesRemain");
             sorted = left.iter().map(|(kind, count)| format!("{kind} has {count} resource instances")).collect();
-            message = "Some resources are remaining: ".to_owned();
+            "Some resources are remaining: ".clone_into(&mut message);
         } else if ty == "NamespaceFinalizersRemaining" && !held.is_empty() {
             (status, reason) = ("True", "SomeFinalizersRemain");
             sorted = held.iter().map(|(name, count)| format!("{name} in {count} resource instances")).collect();
-            message = "Some content in the namespace has finalizers remaining: ".to_owned();
+            "Some content in the namespace has finalizers remaining: ".clone_into(&mut message);
         }
         sorted.sort();
         message.push_str(&sorted.join(", "));

@@ -1,5 +1,7 @@
 //! Bodies of requests: decoded, checked against the kind, unknown fields reported.
 
+use std::fmt::Write as _;
+
 use serde_json::{Value, json};
 
 use super::Context;
@@ -45,7 +47,9 @@ impl FieldValidation {
             return Ok(());
         }
         if self == Self::Warn {
-            strict.iter().for_each(|warning| context.warn(warning.clone()));
+            for warning in strict {
+                context.warn(warning.clone());
+            }
             return Ok(());
         }
         Err(refuse(format!("strict decoding error: {}", strict.join(", "))))
@@ -221,7 +225,11 @@ fn snippet(bytes: &[u8]) -> String {
         let short: String = text.chars().take(30).collect();
         return if short.len() < text.len() { format!("{short} ...") } else { short };
     }
-    bytes.iter().take(30).map(|b| format!("{b:02x}")).collect()
+    let mut out = String::new();
+    for byte in bytes.iter().take(30) {
+        let _ = write!(out, "{byte:02x}");
+    }
+    out
 }
 
 fn text(value: &Value, key: &str) -> String {

@@ -42,12 +42,15 @@ impl Default for Accept {
 
 const TYPES: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
+/// Quality, media type and parameters of a part of an `Accept` header.
+type Clause<'h> = (f32, &'h str, Vec<(&'h str, &'h str)>);
+
 /// Chooses from an `Accept` header. Protobuf is never written: JSON is.
 pub(crate) fn accept(header: &str) -> Result<Accept, ApiError> {
     if header.trim().is_empty() {
         return Ok(Accept::default());
     }
-    let mut clauses: Vec<(f32, &str, Vec<(&str, &str)>)> = header
+    let mut clauses: Vec<Clause<'_>> = header
         .split(',')
         .map(|clause| {
             let mut parts = clause.split(';').map(str::trim);

@@ -108,13 +108,12 @@ impl Context {
 
 /// Reads the values of `dryRun`.
 pub(crate) fn dry_run(values: &[&str], options: &str) -> Result<bool, ApiError> {
-    match values.iter().find(|v| **v != "All") {
-        None => Ok(!values.is_empty()),
-        Some(_) => {
-            let shown: Vec<Value> = values.iter().map(|v| Value::from(*v)).collect();
-            let error = crate::validate::FieldError::not_supported("dryRun", &Value::Array(shown), &["All"]);
-            Err(ApiError::invalid_named("meta.k8s.io", options, "", &[error]))
-        }
+    if values.iter().find(|v| **v != "All").is_none() {
+        Ok(!values.is_empty())
+    } else {
+        let shown: Vec<Value> = values.iter().map(|v| Value::from(*v)).collect();
+        let error = crate::validate::FieldError::not_supported("dryRun", &Value::Array(shown), &["All"]);
+        Err(ApiError::invalid_named("meta.k8s.io", options, "", &[error]))
     }
 }
 
@@ -131,7 +130,7 @@ pub(crate) async fn answer(server: Server, identity: Identity, request: Request)
     let path = request.uri().path().to_owned();
     let accept = media::accept(&text(request.headers(), "accept"));
     let Some(target) = target::parse(&path) else {
-        return crate::seam::root(&server, &identity, request).await;
+        return crate::seam::root(&server, &identity, &request);
     };
     let query = Query::parse(request.uri().query());
     let outcome = route(server, identity, target, query, accept, request).await;

@@ -69,13 +69,12 @@ pub(crate) fn shape(context: &Context, shape: &Shape, value: Value) -> Value {
         return value;
     }
     match shape {
-        Shape::Whole | Shape::MetadataList(_) => value,
         Shape::Metadata(version) => metadata(version, &value),
         Shape::Table(version) if value["kind"] != "Scale" => {
             let list = json!({"metadata": {"resourceVersion": value["metadata"]["resourceVersion"]}});
             table(context, version, std::slice::from_ref(&value), &list["metadata"])
         }
-        Shape::Table(_) => value,
+        Shape::Whole | Shape::MetadataList(_) | Shape::Table(_) => value,
     }
 }
 

@@ -125,7 +125,9 @@ pub(crate) fn create_object(
             ));
         }
         judge(context, &name, &value, None, Operation::Create, Vec::new())?;
-        (context.hooks.warn)(&value, None).into_iter().for_each(|w| context.warn(w));
+        for warning in (context.hooks.warn)(&value, None) {
+            context.warn(warning);
+        }
         if dry_run {
             if context.server.store().get(&kind.storage(), context.namespace(), &name).is_some() {
                 return Err(taken(context, &name));
@@ -245,7 +247,9 @@ fn judge(
     if context.kind.custom.is_some() {
         let (found, warnings) = crate::crd::validate(&context.kind, value, old);
         errors.extend(found);
-        warnings.into_iter().for_each(|w| context.warn(w));
+        for warning in warnings {
+            context.warn(warning);
+        }
     } else {
         errors.extend((context.hooks.validate)(value, old, operation));
     }
@@ -376,7 +380,9 @@ pub(crate) fn update_object(
         };
         (context.hooks.admit)(&write, Some(&mut value), Some(&old))?;
         judge(context, context.name(), &value, Some(&old), operation, faults)?;
-        (context.hooks.warn)(&value, Some(&old)).into_iter().for_each(|w| context.warn(w));
+        for warning in (context.hooks.warn)(&value, Some(&old)) {
+            context.warn(warning);
+        }
         if ssa::same(&value, &old) {
             return Ok(Outcome { code: 200, value: old });
         }

@@ -302,12 +302,12 @@ fn add(value: &mut Value, path: &str, new: Value) -> Option<()> {
         Value::Object(map) => {
             map.insert(last, new);
         }
-        Value::Array(list) => {
-            let index = if last == "-" { list.len() } else { index(&last, list.len() + 1)? };
-            if index > list.len() {
+        Value::Array(entries) => {
+            let index = if last == "-" { entries.len() } else { index(&last, entries.len() + 1)? };
+            if index > entries.len() {
                 return None;
             }
-            list.insert(index, new);
+            entries.insert(index, new);
         }
         _ => return None,
     }
@@ -326,9 +326,9 @@ fn remove(value: &mut Value, path: &str) -> Option<Value> {
     let last = last.replace("~1", "/").replace("~0", "~");
     match value.pointer_mut(parent)? {
         Value::Object(map) => map.remove(&last),
-        Value::Array(list) => {
-            let index = index(&last, list.len())?;
-            (index < list.len()).then(|| list.remove(index))
+        Value::Array(entries) => {
+            let index = index(&last, entries.len())?;
+            (index < entries.len()).then(|| entries.remove(index))
         }
         _ => None,
     }

@@ -82,7 +82,7 @@ fn merge_map(
                     Some(Value::Array(current)) => current.clone(),
                     _ => Vec::new(),
                 };
-                target.insert(key.clone(), Value::Array(merge_list(below, current, entries, order)?));
+                target.insert(key.clone(), Value::Array(merge_list(below, &current, entries, order)?));
             }
             other => {
                 target.insert(key.clone(), other.clone());
@@ -97,7 +97,7 @@ fn merge_map(
         }
         if let (Some(Value::Array(current)), Value::Array(order)) = (target.get(field), order) {
             let below = schema.and_then(|s| s.field(field));
-            let sorted = merge_list(below, current.clone(), &[], Some(order))?;
+            let sorted = merge_list(below, current, &[], Some(order))?;
             target.insert(field.to_owned(), Value::Array(sorted));
         }
     }
@@ -106,7 +106,7 @@ fn merge_map(
 
 fn merge_list(
     schema: Option<&Schema>,
-    current: Vec<Value>,
+    current: &[Value],
     patch: &[Value],
     order: Option<&Vec<Value>>,
 ) -> Result<Vec<Value>, Fault> {
@@ -115,7 +115,7 @@ fn merge_list(
         return Ok(clean_list(patch));
     }
     let Some(key) = strategy.and_then(|s| s.key.as_deref()) else {
-        let mut merged = current.clone();
+        let mut merged = current.to_vec();
         merged.extend(patch.iter().filter(|v| !current.contains(v)).cloned().collect::<Vec<_>>());
         let mut seen = Vec::new();
         merged.retain(|v| {
@@ -124,13 +124,13 @@ fn merge_list(
             new
         });
         let own: Vec<Value> = patch.to_vec();
-        return Ok(sort(merged, &current, order.unwrap_or(&own), |v| Some(v)));
+        return Ok(sort(merged, current, order.unwrap_or(&own), |v| Some(v)));
     };
     if let Some(order) = order {
         in_order(key, patch, order)?;
     }
     let item = schema.and_then(Schema::item);
-    let mut merged = current.clone();
+    let mut merged = current.to_vec();
     if patch.iter().any(|p| p.get("$patch").and_then(Value::as_str) == Some("replace")) {
         let rest = patch.iter().filter(|p| p.get("$patch").is_none());
         return Ok(rest.cloned().collect());
@@ -164,7 +164,7 @@ fn merge_list(
     let own: Vec<Value> = patch.to_vec();
     let wanted: Vec<Value> =
         order.unwrap_or(&own).iter().map(|o| o.get(key).cloned().unwrap_or_else(|| o.clone())).collect();
-    Ok(sort(merged, &current, &wanted, |v| v.get(key)))
+    Ok(sort(merged, current, &wanted, |v| v.get(key)))
 }
 
 /// Refuses a patch whose entries are not all in its order, as they stand.

@@ -133,9 +133,9 @@ pub(crate) fn track(context: &Context, value: &mut Value, old: Option<&Value>, m
     let mut entries = match &given {
         None => stored,
         Some(list)
-            if list
-                .as_array()
-                .is_some_and(|l| l.is_empty() || (l.len() == 1 && l[0].as_object().is_some_and(|e| e.is_empty()))) =>
+            if list.as_array().is_some_and(|l| {
+                l.is_empty() || (l.len() == 1 && l[0].as_object().is_some_and(serde_json::Map::is_empty))
+            }) =>
         {
             Vec::new()
         }
@@ -231,7 +231,7 @@ pub(crate) fn apply(
         let message = if kind.group.is_empty() {
             message
         } else {
-            message.replace(&format!("{}/{},", kind.group, kind.version), &format!("{},", api_version))
+            message.replace(&format!("{}/{},", kind.group, kind.version), &format!("{api_version},"))
         };
         return Err(ApiError::new(500, "", message));
     }

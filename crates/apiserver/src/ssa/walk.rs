@@ -271,16 +271,16 @@ pub(crate) fn prune(schema: Option<&Schema>, value: &mut Value, last: &FieldSet,
                     prune(schema.and_then(|s| s.field(name)), inner, gone, kept, false);
                 }
             }
-            Value::Array(list) => {
+            Value::Array(entries) => {
                 let topology = sharing(schema, &Value::Array(Vec::new()));
-                let Some(position) = list.iter().position(|e| element(schema, &topology, e).as_deref() == Some(key))
+                let Some(position) = entries.iter().position(|e| element(schema, &topology, e).as_deref() == Some(key))
                 else {
                     continue;
                 };
                 if whole {
-                    list.remove(position);
+                    entries.remove(position);
                 } else {
-                    prune(schema.and_then(Schema::item), &mut list[position], gone, kept, false);
+                    prune(schema.and_then(Schema::item), &mut entries[position], gone, kept, false);
                 }
             }
             _ => {}

@@ -111,7 +111,7 @@ impl Store {
     pub fn open(dir: Option<&Path>) -> Result<Self, StoreError> {
         let mut state = State { revision: 1, oldest: 1, ..State::default() };
         if let Some(dir) = dir {
-            let log = Log::open(dir, |record| state.load(record))?;
+            let log = Log::open(dir, |record| state.load(&record))?;
             state.log = Some(log);
             state.oldest = state.revision;
         }
@@ -253,7 +253,7 @@ impl Store {
 }
 
 impl State {
-    fn load(&mut self, record: Record<'_>) {
+    fn load(&mut self, record: &Record<'_>) {
         self.revision = self.revision.max(record.revision);
         if record.name.is_empty() {
             return;

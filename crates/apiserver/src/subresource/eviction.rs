@@ -60,7 +60,7 @@ fn spend(context: &Context, pod: &Value, dry_run: bool) -> Result<(), ApiError> 
                 let message =
                     "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
                 return Err(ApiError::internal(message)).map_err(|mut e: ApiError| {
-                    e.message = message.to_owned();
+                    message.clone_into(&mut e.message);
                     e
                 });
             }

@@ -68,7 +68,9 @@ pub fn stateful_set(set: &Value, old: Option<&Value>, operation: Operation) -> V
         not_negative(set, "spec.replicas", &mut errors);
         let parts = ["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"];
         not_negative(set, "status.replicas", &mut errors);
-        parts.iter().for_each(|part| not_negative(set, &format!("status.{part}"), &mut errors));
+        for part in parts {
+            not_negative(set, &format!("status.{part}"), &mut errors);
+        }
         let number = |field: &str| set["status"][field].as_i64().unwrap_or(0);
         for part in parts.into_iter().filter(|part| number(part) > number("replicas")) {
             let detail = "cannot be greater than status.replicas";

@@ -260,7 +260,7 @@ fn lists(
                     (Some(value), Some(actual)) => differences(value, actual, environment, mode, &below, out),
                     (Some(value), None) => out.push(format!("{below}: expected {}, got nothing", short(value))),
                     (None, Some(actual)) if !mode.subset => {
-                        out.push(format!("{below}: expected nothing, got {}", short(actual)))
+                        out.push(format!("{below}: expected nothing, got {}", short(actual)));
                     }
                     _ => {}
                 }

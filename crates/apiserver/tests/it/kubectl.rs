@@ -139,9 +139,9 @@ impl Running {
         let mut stopped = false;
         if let Some(background) = &self.background {
             let own = step["kubectl"]["argv"][0] == "wait";
-            let stop = Duration::from_secs_f64(background["stop_s"].as_f64().unwrap_or(1.0)) + SETTLE;
+            let pause = Duration::from_secs_f64(background["stop_s"].as_f64().unwrap_or(1.0)) + SETTLE;
             // `wait` ends by itself, and is only stopped if it does not.
-            let _ = tokio::time::timeout(if own { LIMIT } else { stop }, self.child.wait()).await;
+            let _ = tokio::time::timeout(if own { LIMIT } else { pause }, self.child.wait()).await;
             stopped = true;
             if let (Ok(None), Some(pid)) = (self.child.try_wait(), self.child.id()) {
                 let _ = Command::new("kill").args(["-INT", &pid.to_string()]).status().await;

@@ -1,6 +1,7 @@
 //! Runs one scenario against a server of its own.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -115,7 +116,7 @@ impl Runner {
         }
         for (index, (key, value)) in pairs.iter().enumerate() {
             path.push(if index == 0 && !path.contains('?') { '?' } else { '&' });
-            path.push_str(&format!("{}={}", escape(key), escape(value)));
+            let _ = write!(path, "{}={}", escape(key), escape(value));
         }
         let body = if let Some(raw) = request["raw"].as_str() {
             Some(raw.as_bytes().to_vec())

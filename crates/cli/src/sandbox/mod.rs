@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use sandbox::faults::{Fault, control};
-use sandbox::instance;
 use sandbox::paths::Paths;
+use sandbox::{host, instance};
 
 /// Where a sandbox is kept when nobody says.
 const DEFAULT_DIR: &str = ".sandbox";
@@ -71,6 +71,9 @@ enum SandboxCommand {
 /// Runs the command. The process has no other threads yet.
 pub(crate) fn run(arguments: SandboxArguments) -> anyhow::Result<()> {
     let paths = arguments.directory.paths()?;
+    // Everything here belongs to root, the folders of a sandbox that runs included: without root, nothing of it can even be
+    // told. What tools are needed beyond that, `up` says.
+    host::check(&[])?;
     match arguments.command {
         SandboxCommand::Up(up) => up::run(&paths, &up),
         SandboxCommand::Down { timeout } => down(&paths, Duration::from_secs(timeout)),

@@ -9,6 +9,7 @@ use super::cluster::{Cluster, Failure, skipped};
 pub(crate) const SCENARIOS: &[(&str, super::Scenario)] = &[
     ("switches::nodes_pods_volumes_and_the_api", nodes_pods_volumes_and_the_api),
     ("switches::kubectl_drain_and_force_deletion", kubectl_drain_and_force_deletion),
+    ("switches::without_root_and_without_a_reader", without_root_and_without_a_reader),
 ];
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -184,4 +185,35 @@ fn kubectl_drain_and_force_deletion(cluster: &Cluster, namespace: &str) -> Resul
     says(cluster, &["node", "start", &node], &format!("node {node} is started"))?;
     result?;
     node_is(cluster, &node, "True")
+}
+
+/// What a person sees who forgot `sudo`, or who pipes the output into `head`.
+fn without_root_and_without_a_reader(cluster: &Cluster, _namespace: &str) -> Result<(), Failure> {
+    use std::os::unix::process::CommandExt as _;
+    let Some(dir) = cluster.sandbox_dir() else {
+        skipped("without_root_and_without_a_reader: not a sandbox");
+        return Ok(());
+    };
+    let program = env!("CARGO_BIN_EXE_kubectl-mariadb");
+    for verb in [&["up"][..], &["status"], &["node", "stop", "node-1"]] {
+        let mut command = std::process::Command::new(program);
+        command.arg("sandbox").args(verb).arg("--dir").arg(dir).uid(65534).gid(65534);
+        let output = command.output().map_err(|e| format!("{program}: {e}"))?;
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() || !text.contains("the sandbox must run as root") || !text.contains("try: sudo") {
+            return Err(format!("sandbox {verb:?} without root: {} {text}", output.status));
+        }
+    }
+    // A pipe that nobody reads from: its reading end is closed before the program writes.
+    let (reader, writer) = std::io::pipe().map_err(|e| e.to_string())?;
+    drop(reader);
+    let mut command = std::process::Command::new(program);
+    command.args(["sandbox", "status", "--dir"]).arg(dir).stdout(writer).stderr(std::process::Stdio::piped());
+    let output = command.spawn().and_then(std::process::Child::wait_with_output).map_err(|e| e.to_string())?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(141) && text.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("sandbox status without a reader: {} {text}", output.status))
+    }
 }

@@ -50,8 +50,10 @@ impl Jobs {
         });
         let count =
             |test: &dyn Fn(&Pod) -> bool| i32::try_from(own.iter().filter(|pod| test(pod)).count()).unwrap_or(i32::MAX);
-        let succeeded = count(&|pod| phase(pod) == "Succeeded");
-        let failed = count(&|pod| phase(pod) == "Failed");
+        // Pods that are gone still count.
+        let before = |field: fn(&JobStatus) -> Option<i32>| job.status.as_ref().and_then(field).unwrap_or(0);
+        let succeeded = count(&|pod| phase(pod) == "Succeeded").max(before(|s| s.succeeded));
+        let failed = count(&|pod| phase(pod) == "Failed").max(before(|s| s.failed));
         let active = count(&|pod| matches!(phase(pod), "Pending" | "Running") && !is_going(pod));
         let completions = spec.completions.unwrap_or(1);
         let parallelism = spec.parallelism.unwrap_or(1);
