@@ -274,6 +274,12 @@ fn feed(input: std::fs::File, files: &[PathBuf], position: &GtidPosition) -> Res
     let mut gap = None;
     let result = binlog::transactions(files, |transaction| {
         let gtid = transaction.gtid;
+        let own = position.0.get(&gtid.domain).filter(|own| own.sequence == gtid.sequence);
+        if let Some(own) = own.filter(|own| own.server_id != gtid.server_id) {
+            // Left out as applied, it would be missing, and nothing would tell later.
+            gap = Some(format!("{own} is there in the place of {gtid}: the data has diverged"));
+            return Err(io::Error::other("diverged"));
+        }
         let reached = reached.entry(gtid.domain).or_default();
         if gtid.sequence <= *reached {
             return Ok(());

@@ -141,6 +141,10 @@ impl World {
             return refuse("no server that answers");
         }
         let mutant = self.settings.mutant;
+        if matches!(command.action, Action::OpenForWrites { .. }) {
+            self.forget_relay_log(n)?;
+        }
+        let member = &mut self.members[n];
         let Some(process) = member.process.as_mut() else { return refuse("no server") };
         match &command.action {
             Action::RestartServer => {
@@ -152,7 +156,6 @@ impl World {
                     member.disk.locked.remove(&server_id(account));
                 }
                 member.disk.source = None;
-                member.disk.relay.clear();
                 (process.io, process.sql, process.diverged) = (Io::No, false, false);
                 process.waits = opening.wait;
                 process.read_only = false;
@@ -162,7 +165,7 @@ impl World {
                 if mutant == Some(Mutant::ResetMaster) {
                     member.disk.binlog_from = member.disk.content.len();
                     let id = member.server_id;
-                    member.disk.content.push(crate::server::Entry { server_id: id, sequence: 0 });
+                    member.disk.content.push(crate::server::Entry { server_id: id, sequence: 0, tag: 0 });
                 }
                 self.check_only_writer(n)?;
                 self.check_opened(n)?;
@@ -186,10 +189,9 @@ impl World {
                 }
             }
             Action::CommitMarker => {
-                let next = member.disk.last_sequence() + 1;
-                let entry = crate::server::Entry { server_id: member.server_id, sequence: next };
-                member.marker = Some((stamp, entry, false));
-                self.commit(n)?;
+                let entry = self.next_entry(n);
+                self.members[n].marker = Some((stamp, entry, false));
+                self.commit_this(n, entry)?;
             }
             Action::SetWaiting { on } => {
                 process.waits = *on;
@@ -204,8 +206,11 @@ impl World {
                 if mutant != Some(Mutant::NoFence) {
                     process.io = Io::No;
                 }
-                let received =
-                    member.disk.received().furthest(&member.disk.slave_pos()).furthest(&member.disk.binlog_pos());
+                if !member.disk.aside.is_empty() {
+                    // Only applied from there.
+                    process.sql = false;
+                }
+                let received = member.disk.held();
                 member.fence = Some(Fence { stamp, how: Fenced::Stopped, received });
                 if mutant != Some(Mutant::NoFence) {
                     self.disconnect(n);
@@ -219,13 +224,25 @@ impl World {
                 }
             }
             Action::ReplayRelayLog => {
-                let relay = std::mem::take(&mut member.disk.relay);
-                for entry in relay {
-                    if entry.sequence > member.disk.last_sequence() {
+                if process.io != Io::No || process.sql {
+                    return refuse("a replication thread runs");
+                }
+                for entry in [member.disk.aside.clone(), member.disk.relay.clone()].concat() {
+                    let last = member.disk.last_sequence();
+                    if entry.sequence == last
+                        && member.disk.content.last().is_some_and(|own| own.gtid() != entry.gtid())
+                    {
+                        return refuse("the data has diverged");
+                    }
+                    if entry.sequence > last + 1 {
+                        return refuse("what lies between is missing");
+                    }
+                    if entry.sequence > last {
                         member.disk.content.push(entry);
                         member.disk.slave_pos = Some(entry);
                     }
                 }
+                member.disk.relay.clear();
             }
             Action::SaveErrant { errant } => {
                 member.claims_saved.extend(errant.iter().copied());
@@ -246,12 +263,11 @@ impl World {
                 }
                 let Some(source) = self.by_host(&source.endpoint.host) else { return refuse("no such host") };
                 self.disconnect(n);
-                let member = &mut self.members[n];
-                if member.disk.source != Some(source)
-                    || member.process.as_ref().is_some_and(|p| p.io == Io::No || p.io == Io::Refused)
-                {
-                    member.disk.relay.clear();
+                let stopped = self.members[n].process.as_ref().is_some_and(|p| p.io == Io::No || p.io == Io::Refused);
+                if stopped || self.members[n].disk.source != Some(source) {
+                    self.keep_relay_log_aside(n)?;
                 }
+                let member = &mut self.members[n];
                 member.disk.source = Some(source);
                 member.fence = None;
                 if let Some(process) = member.process.as_mut() {
@@ -259,12 +275,13 @@ impl World {
                 }
             }
             Action::StartReplication => {
-                if process.io == Io::No && !process.sql {
-                    // Either thread, started while both were stopped, throws the relay log away.
-                    member.disk.relay.clear();
-                }
-                (process.io, process.sql, process.diverged) = (Io::Connecting, true, false);
                 member.fence = None;
+                let stopped = process.io == Io::No && !process.sql;
+                (process.io, process.sql, process.diverged) = (Io::Connecting, true, false);
+                if stopped {
+                    // Either thread, started while both were stopped, throws the relay log away.
+                    self.keep_relay_log_aside(n)?;
+                }
             }
             Action::StopReplication => {
                 (process.io, process.sql) = (Io::No, false);
@@ -279,12 +296,43 @@ impl World {
         done
     }
 
+    /// What is in the relay log and not applied goes.
+    fn forget_relay_log(&mut self, n: usize) -> Result<(), Box<Violation>> {
+        let relay = std::mem::take(&mut self.members[n].disk.relay);
+        let aside = std::mem::take(&mut self.members[n].disk.aside);
+        self.check_discard(n, &relay)?;
+        self.check_discard(n, &aside)
+    }
+
+    /// What is in the relay log would be thrown away: the agent keeps it until it was fetched again.
+    fn keep_relay_log_aside(&mut self, n: usize) -> Result<(), Box<Violation>> {
+        let disk = &mut self.members[n].disk;
+        let relay = std::mem::take(&mut disk.relay);
+        if self.settings.mutant == Some(Mutant::KeepNothingAside) {
+            return self.check_discard(n, &relay);
+        }
+        let new = relay.into_iter().filter(|entry| disk.aside.last().is_none_or(|last| last.sequence < entry.sequence));
+        disk.aside.extend(new.collect::<Vec<_>>());
+        Ok(())
+    }
+
+    /// What was kept aside is not needed any more.
+    fn forget_what_is_applied(&mut self, n: usize) -> Result<(), Box<Violation>> {
+        let disk = &mut self.members[n].disk;
+        if disk.aside.last().is_some_and(|last| last.sequence <= disk.last_sequence()) {
+            let aside = std::mem::take(&mut disk.aside);
+            return self.check_discard(n, &aside);
+        }
+        Ok(())
+    }
+
     /// Switched off: everything that waits returns, as if it had been acknowledged.
     fn release_all(&mut self, n: usize) -> Result<(), Box<Violation>> {
         let disk = &mut self.members[n].disk;
         let from = disk.content.len() - disk.waiting;
         disk.waiting = 0;
-        for entry in self.members[n].disk.content[from..].to_vec() {
+        let waited: Vec<_> = self.members[n].disk.content[from..].to_vec();
+        for entry in waited {
             self.release(n, entry)?;
         }
         Ok(())
@@ -306,6 +354,7 @@ impl World {
             return Ok(());
         }
         self.go_on_cloning(n)?;
+        self.forget_what_is_applied(n)?;
         self.look_at_awaits(n);
         self.resume(n)?;
         self.mind_the_record(n);
@@ -313,10 +362,9 @@ impl World {
         let lost = self.members[n].disk.waiting > 0
             && self.members[n].process.as_ref().is_some_and(|p| p.answers() && p.waits && !p.connected.is_empty());
         if lost && self.chance(5) {
-            let next = self.members[n].disk.last_sequence() + 1;
-            let entry = crate::server::Entry { server_id: self.members[n].server_id, sequence: next };
+            let entry = self.next_entry(n);
             let kept = self.members[n].marker.replace((topology::Stamp::default(), entry, false));
-            self.commit(n)?;
+            self.commit_this(n, entry)?;
             if kept.is_some() {
                 self.members[n].marker = kept;
             }
@@ -338,8 +386,8 @@ impl World {
         if !there || self.members[donor].disk.waiting > 0 {
             return Ok(()); // A donor that fails, or whose commits wait, gives nothing.
         }
-        self.check_wipe(n)?;
         let from = self.members[donor].disk.clone();
+        self.check_wipe(n, &from.content)?;
         let accepted = self.members[n].disk.accepted;
         let position = from.content.last().copied();
         self.disconnect(n);
@@ -384,10 +432,10 @@ impl World {
             if member.process.as_ref().is_some_and(Process::answers) {
                 let alone = record.solo && record.ackers.is_empty();
                 let strict = self.settings.durability == topology::intent::Durability::Strict;
+                self.forget_relay_log(n)?;
                 let member = &mut self.members[n];
                 member.resumes = None;
                 member.disk.source = None;
-                member.disk.relay.clear();
                 if strict && record.ackers.is_empty() {
                     return Ok(()); // Its commits would wait, and copies of it with them.
                 }
@@ -473,7 +521,8 @@ impl World {
             member.process.as_ref().filter(|process| process.answers()).map(|process| self.server(n, process));
         state.fence.clone_from(&member.fence);
         let stopped = member.process.as_ref().is_some_and(|p| p.answers() && p.io == Io::No && !p.sql);
-        state.relay = (stopped && !disk.relay.is_empty()).then(|| disk.received());
+        let held = disk.held();
+        state.relay = (stopped && !applied(disk).covers(&held)).then_some(held);
         state.marker = member.marker.map(|(stamp, entry, back)| Marker { stamp, gtid: back.then(|| entry.gtid()) });
         state.locks =
             Locks { stamp: member.locks_stamp, accounts: disk.locked.iter().map(|id| format!("repl_{id}")).collect() };
@@ -500,7 +549,12 @@ impl World {
             sql: if process.sql { ThreadState::Yes } else { ThreadState::No },
             gtid_io_pos: disk.received(),
             receives: process.io == Io::Yes,
-            io_error: if process.io == Io::Refused { error(1236) } else { None },
+            io_error: match process.io {
+                Io::Refused => error(1236),
+                Io::Connecting if process.kept_out => error(4151),
+                Io::Connecting if process.unreached => error(2003),
+                Io::No | Io::Connecting | Io::Yes => None,
+            },
             sql_error: if process.diverged { error(1950) } else { None },
             seconds_behind: Some(0),
         });

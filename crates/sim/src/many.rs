@@ -14,8 +14,10 @@ pub fn settings(seed: u64) -> Settings {
         members: if seed % 4 == 3 { 2 } else { 3 },
         steps: 200,
         calm: [5, 10, 20][usize::try_from(seed % 3).unwrap_or(0)],
+        losses: None,
         durability: if seed % 5 == 4 { Durability::Strict } else { Durability::Safe },
         mutant: None,
+        story: false,
     }
 }
 

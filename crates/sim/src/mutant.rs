@@ -1,5 +1,7 @@
 //! Ways to break what is decided or carried out. Each must be caught.
 
+use crate::world::Settings;
+
 /// What is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutant {
@@ -25,11 +27,21 @@ pub enum Mutant {
     NoCompareAndSwap,
     /// Errant transactions are said to be saved, and are not.
     SaveNothing,
+    /// Relay logs that a start of replication throws away are not kept aside.
+    KeepNothingAside,
 }
 
 impl Mutant {
+    /// What a run must be like for this to matter.
+    #[must_use]
+    pub fn settings(self, seed: u64) -> Settings {
+        // What is thrown away is missed only when nobody else has it any more.
+        let losses = (self == Mutant::KeepNothingAside).then_some(5);
+        Settings { mutant: Some(self), losses, ..crate::settings(seed) }
+    }
+
     /// All of them.
-    pub const ALL: [Mutant; 11] = [
+    pub const ALL: [Mutant; 12] = [
         Mutant::SkipDrain,
         Mutant::ForgetEpoch,
         Mutant::ResetMaster,
@@ -41,5 +53,6 @@ impl Mutant {
         Mutant::NoCompare,
         Mutant::NoCompareAndSwap,
         Mutant::SaveNothing,
+        Mutant::KeepNothingAside,
     ];
 }

@@ -11,7 +11,6 @@ use topology::observation::{Agent, Claim, Observation, Pod, Seen};
 use topology::plan::PlanKind;
 use topology::{Command, Course, Decision, Record, Stamp, Time, decide};
 
-use crate::laws::Violation;
 use crate::mutant::Mutant;
 use crate::world::{Message, Node, World};
 
@@ -32,7 +31,10 @@ pub(crate) struct Operator {
     /// Its orders are on their way for so much longer.
     orders_take: Duration,
     pub(crate) well: bool,
-    pub(crate) health: Option<String>,
+    /// What stands in the way, by name, and what it tells people.
+    pub(crate) refusals: Vec<&'static str>,
+    pub(crate) health: String,
+    pub(crate) operation: String,
 }
 
 #[derive(Debug, Clone)]
@@ -59,7 +61,9 @@ impl Operator {
             to_stop: false,
             orders_take: Duration::ZERO,
             well: false,
-            health: None,
+            refusals: Vec::new(),
+            health: String::new(),
+            operation: String::new(),
         }
     }
 }
@@ -85,27 +89,21 @@ impl World {
     }
 
     /// One step of one operator.
-    pub(crate) fn run_operator(&mut self, i: usize) -> Result<(), Box<Violation>> {
+    pub(crate) fn run_operator(&mut self, i: usize) {
         if let Some((decision, version, at)) = self.operators[i].late.clone() {
             if self.now >= at {
                 self.operators[i].alive = false;
                 self.tell(|| "a former operator acts late".to_owned());
-                self.swap_and_tell(i, *decision, version);
+                self.swap_and_tell(i, &decision, version);
             }
-            return Ok(());
+            return;
         }
         self.listen(i);
         if self.now < self.operators[i].not_before || !self.reach(Node::Operator, Node::Api) {
-            return Ok(());
+            return;
         }
-        let (record, version) = match &self.operators[i].kept {
-            Some(kept) => kept.clone(),
-            None => {
-                let kept = (self.lease.record.clone(), self.lease.version);
-                self.operators[i].kept = Some(kept.clone());
-                kept
-            }
-        };
+        let lease = (self.lease.record.clone(), self.lease.version);
+        let (record, version) = self.operators[i].kept.get_or_insert(lease).clone();
         let observation = self.observe(i);
         let believed = self.believed(&record);
         let mut decision = decide(&self.intent, &believed, &observation, self.now);
@@ -113,7 +111,10 @@ impl World {
             *self.stats.refusals.entry(refusal.reason()).or_default() += 1;
         }
         self.operators[i].well = decision.report.health.ok && decision.orders.is_empty() && decision.record.is_none();
-        self.operators[i].health = Some(format!("{:?} {:?}", decision.report.health, decision.report.operation));
+        let operator = &mut self.operators[i];
+        operator.refusals = decision.report.refusals.iter().map(topology::refusal::Refusal::reason).collect();
+        operator.health.clone_from(&decision.report.health.message);
+        operator.operation = decision.report.operation.clone().unwrap_or_default();
         self.spoil(&record, &mut decision);
         if self.operators[i].to_stop && (decision.record.is_some() || !decision.orders.is_empty()) {
             let wait = Duration::from_millis(self.rng.random_range(100..4000));
@@ -123,20 +124,19 @@ impl World {
                 self.tell(|| "the operator is stopped after its swap; its orders come late".to_owned());
                 self.operators[i].alive = false;
                 self.operators[i].orders_take = wait;
-                self.swap_and_tell(i, decision, version);
-                return Ok(());
+                self.swap_and_tell(i, &decision, version);
+                return;
             }
             self.operators[i].late = Some((Box::new(decision), version, at));
             self.tell(|| "the operator is stopped in the middle; another one takes over".to_owned());
             let id = self.rng.random_range(2..u64::MAX);
             self.operators.push(Operator::new(id));
-            return Ok(());
+            return;
         }
-        self.swap_and_tell(i, decision, version);
-        Ok(())
+        self.swap_and_tell(i, &decision, version);
     }
 
-    fn swap_and_tell(&mut self, i: usize, decision: Decision, version: u64) {
+    fn swap_and_tell(&mut self, i: usize, decision: &Decision, version: u64) {
         let now = self.now;
         if let Some(record) = &decision.record {
             let same = self.lease.version == version || self.settings.mutant == Some(Mutant::NoCompareAndSwap);
@@ -258,11 +258,13 @@ impl World {
                     decision.course.plan = None;
                 }
             }
-            Mutant::AdmitBeforeRecording if at_times && record.epoch == before.epoch => {
-                if record.ackers.keys().any(|data_id| !before.ackers.contains_key(data_id)) {
-                    decision.record = None;
-                    decision.stamp = before.stamp();
-                }
+            Mutant::AdmitBeforeRecording
+                if at_times
+                    && record.epoch == before.epoch
+                    && record.ackers.keys().any(|data_id| !before.ackers.contains_key(data_id)) =>
+            {
+                decision.record = None;
+                decision.stamp = before.stamp();
             }
             _ => {}
         }

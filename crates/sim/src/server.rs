@@ -13,6 +13,14 @@ use topology::member::DataId;
 pub(crate) struct Entry {
     pub(crate) server_id: u32,
     pub(crate) sequence: u64,
+    /// Tells two transactions with one GTID apart: only the laws look at it, servers and agents do not.
+    pub(crate) tag: u64,
+}
+
+impl std::fmt::Display for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "0-{}-{}", self.server_id, self.sequence)
+    }
 }
 
 impl Entry {
@@ -39,6 +47,8 @@ pub(crate) struct Disk {
     pub(crate) waiting: usize,
     /// Received and not applied.
     pub(crate) relay: Vec<Entry>,
+    /// Relay logs that a start of both threads would have thrown away, until they were applied.
+    pub(crate) aside: Vec<Entry>,
     /// Accounts that are locked, by server id.
     pub(crate) locked: BTreeSet<u32>,
     /// Whom it replicates from.
@@ -75,10 +85,27 @@ impl Disk {
         self.content.last().map_or(0, |entry| entry.sequence)
     }
 
-    /// In the data or in the relay log.
+    /// In the data, or in a relay log that can be applied.
+    pub(crate) fn can_have(&self, entry: Entry) -> bool {
+        let next = self.last_sequence() + 1;
+        let follows = |log: &[Entry]| {
+            let diverged = log.iter().any(|e| e.sequence + 1 == next && Some(e) != self.content.last());
+            !diverged && log.first().is_some_and(|first| first.sequence <= next)
+        };
+        let applies = |log: &[Entry]| entry.sequence >= next && log.contains(&entry) && follows(log);
+        self.content.contains(&entry) || applies(&self.relay) || applies(&self.aside)
+    }
+
+    /// How far everything goes that was received: applied, in the relay log, or kept aside.
+    pub(crate) fn held(&self) -> GtidPosition {
+        let aside = position(self.aside.last());
+        self.received().furthest(&aside).furthest(&self.slave_pos()).furthest(&self.binlog_pos())
+    }
+
+    /// In the data, in the relay log, or kept aside.
     pub(crate) fn holds(&self, entry: Entry) -> bool {
         let found = |all: &[Entry]| all.iter().rev().any(|own| *own == entry);
-        found(&self.content) || found(&self.relay)
+        found(&self.content) || found(&self.relay) || found(&self.aside)
     }
 }
 
@@ -99,6 +126,10 @@ pub(crate) struct Process {
     pub(crate) waits: bool,
     pub(crate) io: Io,
     pub(crate) sql: bool,
+    /// Its source was not reached the last time.
+    pub(crate) unreached: bool,
+    /// Its account was locked there.
+    pub(crate) kept_out: bool,
     /// Out of order: the SQL thread stopped (1950).
     pub(crate) diverged: bool,
     /// Steps until it answers.
@@ -118,6 +149,8 @@ impl Process {
             waits: false,
             io: Io::No,
             sql: false,
+            unreached: false,
+            kept_out: false,
             diverged: false,
             starting: 2,
             frozen: false,
@@ -128,5 +161,38 @@ impl Process {
 
     pub(crate) fn answers(&self) -> bool {
         self.starting == 0 && !self.frozen
+    }
+}
+
+/// Runs of one writer: `0-1-1..40 0-2-41..43`.
+pub(crate) fn spans(entries: &[Entry]) -> String {
+    let runs = entries.chunk_by(|a, b| a.server_id == b.server_id && a.sequence + 1 == b.sequence);
+    let text = runs.map(|run| match run {
+        [] => String::new(),
+        [one] => one.to_string(),
+        [first, .., last] => format!("{first}..{}", last.sequence),
+    });
+    let text = text.collect::<Vec<_>>().join(" ");
+    if text.is_empty() { "nothing".to_owned() } else { text }
+}
+
+impl Disk {
+    /// For people.
+    pub(crate) fn portrait(&self) -> String {
+        if self.data_id.is_none() {
+            return "no data".to_owned();
+        }
+        let mut parts = vec![spans(&self.content)];
+        if self.binlog_from > 0 {
+            parts.push(format!("its binary log begins after {} of them", self.binlog_from));
+        }
+        let waiting = &self.content[self.content.len() - self.waiting..];
+        for (name, entries) in [("unacknowledged", waiting), ("received", &self.relay), ("aside", &self.aside)] {
+            if !entries.is_empty() {
+                parts.push(format!("{name} {}", spans(entries)));
+            }
+        }
+        parts.extend(self.slave_pos.map(|position| format!("replicated up to {position}")));
+        parts.join(", ")
     }
 }

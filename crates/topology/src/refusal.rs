@@ -43,6 +43,14 @@ pub enum Refusal {
         /// Each member with what the wanted primary lacks of it.
         members: Vec<(MemberName, Vec<Errant>)>,
     },
+    /// The member that a person has named lacks transactions that it wrote itself, and another one has: their numbers would
+    /// be given out twice, and nobody could tell one from the other.
+    NumbersUsedTwice {
+        /// Who was named.
+        member: MemberName,
+        /// Each other member with what it has.
+        others: Vec<(MemberName, Vec<Errant>)>,
+    },
     /// The holder's data is gone.
     PrimaryVolumeLost {
         /// The holder.
@@ -205,6 +213,7 @@ impl Refusal {
             Self::UnknownVolumes { .. } => "UnknownVolumes",
             Self::FirstVolumeEmpty { .. } => "FirstVolumeEmpty",
             Self::HistoriesDiverge { .. } => "HistoriesDiverge",
+            Self::NumbersUsedTwice { .. } => "NumbersUsedTwice",
             Self::PrimaryVolumeLost { .. } => "PrimaryVolumeLost",
             Self::PrimaryNotAMember { .. } => "PrimaryNotAMember",
             Self::CannotInitialise { .. } => "CannotInitialise",
@@ -251,6 +260,7 @@ impl Refusal {
             Self::DuplicateServerId { .. }
             | Self::UnknownVolumes { .. }
             | Self::HistoriesDiverge { .. }
+            | Self::NumbersUsedTwice { .. }
             | Self::AutomaticFailoverOff { .. }
             | Self::SoloPrimary { .. }
             | Self::AckersMissing { .. }
@@ -302,6 +312,14 @@ impl fmt::Display for Refusal {
                 "the record of this topology is missing and the volume of {member}, the wanted primary, is empty, while {} hold data; nothing is initialised. Bring back the volume of {member}, or name the member whose data counts in the annotation k8s.mariadb.com/use-data-of",
                 list(others)
             ),
+            Self::NumbersUsedTwice { member, others } => {
+                let have = others.iter().map(|(m, errant)| format!("{m} has {}", list(errant)));
+                write!(
+                    f,
+                    "{member} was named and lacks transactions that it wrote itself: {}; it would give their numbers out again. Name another member, or take the volumes of those that have them away first",
+                    list(have)
+                )
+            }
             Self::HistoriesDiverge { members } => {
                 write!(f, "the record of this topology is missing and no member has all transactions of the others: ")?;
                 let lacks = members.iter().map(|(m, errant)| format!("{m} alone has {}", list(errant)));

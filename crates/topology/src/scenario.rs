@@ -225,6 +225,7 @@ impl World {
         model.state.pod_uid.push('\'');
         if let Some(mut server) = model.state.server.take() {
             server.read_only = true;
+            server.semi_sync = SemiSync::default();
             if let Some(replication) = server.replication.as_mut() {
                 (replication.io, replication.sql) = (ThreadState::No, ThreadState::No);
                 (replication.io_error, replication.sql_error) = (None, None);
@@ -294,8 +295,9 @@ impl World {
                 replication.io = if source.is_some() { ThreadState::Yes } else { ThreadState::Connecting };
             }
             replication.receives = source.is_some();
-            if replication.io == ThreadState::Connecting && locked {
-                replication.io_error = Some(ServerError { errno: 4151, message: "locked".to_owned() });
+            if replication.io == ThreadState::Connecting {
+                let (errno, message) = if locked { (4151, "locked") } else { (2003, "no connection") };
+                replication.io_error = Some(ServerError { errno, message: message.to_owned() });
             }
             if replication.io == ThreadState::Yes
                 && let Some((source, ..)) = source
@@ -446,6 +448,9 @@ impl World {
                 model.state.phase = Phase::Initialising;
                 model.pending = Some((Phase::Running, Volume::Data { data_id: data_id.clone() }));
             }
+            Action::Clone { donor, .. } if copies[&donor.host].0.as_ref().is_some_and(|s| s.semi_sync.waiting > 0) => {
+                panic!("a copy of {member} was begun from {}, and waits behind its commits for ever", donor.host);
+            }
             Action::Clone { donor, data_id, replaces: _ } => {
                 model.state.phase = Phase::Cloning { donor: donor.host.clone(), received: 0, total: None };
                 (model.state.server, model.disk) = (None, None);
@@ -490,6 +495,20 @@ impl World {
                 server.gtid_binlog_state.add(gtid);
                 model.content.insert((server_id, sequence));
                 model.state.marker = Some(Marker { stamp: command.stamp, gtid: Some(gtid) });
+            }
+            Action::SetReadOnly { kill: true, .. }
+                if model.state.server.as_ref().is_some_and(|server| server.semi_sync.waiting > 0) =>
+            {
+                self.kill_server(&member.0);
+                self.member(&member.0).memory.end(command, Ok(()));
+                return;
+            }
+            Action::ReplayRelayLog => {
+                if let (Some(relay), Some(server)) = (model.state.relay.take(), model.state.server.as_mut()) {
+                    server.gtid_slave_pos = server.gtid_slave_pos.furthest(&relay);
+                    server.gtid_binlog_pos = server.gtid_binlog_pos.furthest(&relay);
+                    relay.0.values().for_each(|gtid| server.gtid_binlog_state.add(*gtid));
+                }
             }
             Action::SaveErrant { errant } => model.state.saved.extend(errant.iter().copied()),
             action => {

@@ -1,6 +1,6 @@
 //! Many runs; and mutants, each of which must be caught.
 
-use sim::{Mutant, Settings, many, settings};
+use sim::{Mutant, many, settings};
 
 /// So many runs, or those of `SIM_RUNS`; one run with `SIM_SEED`.
 #[test]
@@ -20,7 +20,7 @@ fn nothing_is_lost_whatever_happens() {
 }
 
 fn caught(mutant: Mutant) {
-    let (_, violation) = many(0, 4000, |seed| Settings { mutant: Some(mutant), ..settings(seed) });
+    let (_, violation) = many(0, 4000, |seed| mutant.settings(seed));
     let violation = violation.unwrap_or_else(|| panic!("{mutant:?} was not caught"));
     println!("{mutant:?}: seed {}: {}: {}", violation.seed, violation.law, violation.how);
 }

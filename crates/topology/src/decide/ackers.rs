@@ -5,16 +5,20 @@ use std::time::Duration;
 
 use super::course::TICK;
 use super::diagnose::{Diagnosis, diagnose};
+use super::follow::follows;
 use super::judge::held;
 use super::pass::{Flow, Pass};
-use super::repair::{Need, need};
+use super::primary::LOGIN_REFUSED;
+use super::repair::{Need, need, need_elsewhere};
 use super::view::{self, Member};
 use crate::action::Action;
 use crate::gtid::GtidPosition;
 use crate::intent::Durability;
 use crate::member::{DataId, Phase, ThreadState};
+use crate::memory::Kind;
 use crate::plan::{Plan, PlanKind};
 use crate::record::Acker;
+use crate::time::Time;
 
 const EXPEL: &str = "expel";
 const PROVE: &str = "prove";
@@ -26,34 +30,52 @@ const LOST_LIMIT: Duration = Duration::from_secs(1);
 /// Nobody proved anything by then: tried again later.
 const PROVE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Is this member good enough to acknowledge? `Err`: why not, and whether that is sure at once.
-fn fit(pass: &Pass<'_>, member: Member<'_>) -> Result<(), (String, bool)> {
+/// Why a member is not good enough to acknowledge.
+struct Unfit {
+    why: String,
+    /// That is sure at once.
+    sure: bool,
+    /// Only other data helps: it can neither acknowledge nor take over with what it has.
+    for_good: bool,
+}
+
+/// Is this member good enough to acknowledge?
+fn fit(pass: &Pass<'_>, member: Member<'_>) -> Result<(), Unfit> {
+    let unfit = |why: &str, sure| Err(Unfit { why: why.to_owned(), sure, for_good: false });
+    let recovers = member.intent.replica.recovery.enabled;
     if !member.intent.candidate {
-        return Err(("is no candidate".to_owned(), true));
+        return unfit("is no candidate", true);
     }
     if pass.intent.vacate.contains(member.name()) || member.state().is_some_and(|state| state.leaving) {
-        return Err(("shall be restarted or taken away".to_owned(), true));
+        return unfit("shall be restarted or taken away", true);
     }
-    let Some(state) = member.state() else { return Err((member.why_silent(), false)) };
+    let Some(state) = member.state() else { return unfit(&member.why_silent(), false) };
     match &state.phase {
         Phase::Running => {}
-        Phase::Starting => return Err(("starts".to_owned(), true)),
-        _ => return Err(("has no server that runs".to_owned(), true)),
+        Phase::Starting => return unfit("starts", true),
+        _ => return unfit("has no server that runs", true),
     }
-    let Some(server) = &state.server else { return Err(("has a server that does not answer".to_owned(), false)) };
-    if let Some(primary) = pass.lead()
+    let Some(server) = &state.server else { return unfit("has a server that does not answer", false) };
+    let lead = pass.lead();
+    if let Some(primary) = lead
         && let Some(view::Verdict::Errant(_)) = member.verdict(primary, &pass.record.history)
     {
-        return Err(("has transactions that the primary never had".to_owned(), true));
+        let why = "has transactions that the primary never had".to_owned();
+        return Err(Unfit { why, sure: true, for_good: recovers });
     }
     let Some(replication) = &server.replication else { return Ok(()) };
-    match need(replication) {
+    let elsewhere = lead.is_some_and(|primary| !follows(member, &pass.intent.source(member.intent, primary.intent)));
+    match if elsewhere { need_elsewhere(replication) } else { need(replication) } {
         // It is re-seeded as soon as it is no acker any more.
-        Need::Reseed(_) => Err(("does not replicate, and must be re-seeded".to_owned(), true)),
-        Need::Repair(_) | Need::Person(_) => {
+        Need::Reseed(_) => {
+            let why = "does not replicate, and must be re-seeded".to_owned();
+            Err(Unfit { why, sure: true, for_good: recovers })
+        }
+        need @ (Need::Repair(_) | Need::Person(_)) => {
             let since = member.seen.and_then(|seen| seen.memory.trouble_since).unwrap_or(pass.now);
             let lasts = pass.now.since(since) >= member.intent.replica.recovery.threshold;
-            Err(("does not replicate".to_owned(), lasts))
+            let for_good = recovers && lasts && matches!(need, Need::Repair(_));
+            Err(Unfit { why: "does not replicate".to_owned(), sure: lasts, for_good })
         }
         Need::Nothing | Need::Start | Need::Retry(_) => Ok(()),
     }
@@ -65,7 +87,15 @@ fn deaf(pass: &Pass<'_>, member: Member<'_>) -> bool {
     let limit = pass.intent.failover.timeout;
     let silent = match &seen.agent {
         crate::observation::Agent::Silent { since, .. } => pass.now.since((*since).max(seen.memory.still_since)),
-        crate::observation::Agent::Answers { .. } => pass.now.since(seen.memory.deaf_since.unwrap_or(pass.now)),
+        crate::observation::Agent::Answers { .. } => {
+            // From when it was let in: before that it could not receive.
+            let tried = |kind| {
+                let memory = pass.lead().and_then(|primary| primary.seen).map(|seen| &seen.memory);
+                memory.and_then(|memory| memory.tries.get(&kind)).map_or(Time::default(), |tries| tries.last)
+            };
+            let let_in = tried(Kind::Unlock).max(tried(Kind::Open));
+            pass.now.since(seen.memory.deaf_since.unwrap_or(pass.now).max(let_in))
+        }
     };
     silent >= limit
 }
@@ -145,22 +175,21 @@ fn locks(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
 fn expel(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
     let mut leave: BTreeMap<DataId, Acker> = BTreeMap::new();
     let mut why = Vec::new();
-    let mut all_gone = true;
+    let mut for_good = true;
     for (data_id, acker) in &pass.record.ackers {
         let reason = match pass.member(&acker.member) {
             None => Some("is no member any more".to_owned()),
             Some(member) => match member.data_id() {
                 Some(other) if other != data_id => Some("holds other data".to_owned()),
                 _ => match fit(pass, member) {
-                    Err((reason, true)) => Some(reason),
-                    Err((reason, false)) if deaf(pass, member) => Some(reason),
+                    Err(unfit) if unfit.sure || deaf(pass, member) => Some(unfit.why),
                     Ok(()) if deaf(pass, member) && replicates(member) => Some("receives nothing".to_owned()),
                     _ => None,
                 },
             },
         };
         if let Some(reason) = reason {
-            all_gone &= gone(pass, data_id, acker);
+            for_good &= useless(pass, data_id, acker);
             why.push(format!("{} {reason}", acker.member));
             leave.insert(data_id.clone(), acker.clone());
         }
@@ -169,7 +198,7 @@ fn expel(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
         return Flow::Next;
     }
     let last = leave.len() == pass.record.ackers.len();
-    if last && pass.intent.durability == Durability::Strict && !all_gone {
+    if last && pass.intent.durability == Durability::Strict && !for_good {
         pass.operation = Some(format!("writes wait: {}", why.join(", ")));
         return Flow::Next;
     }
@@ -198,8 +227,23 @@ fn gone(pass: &Pass<'_>, data_id: &DataId, acker: &Acker) -> bool {
     pass.member(&acker.member).is_some_and(|member| member.state().is_some() && member.data_id() != Some(data_id))
 }
 
+/// Its data is gone, or can only be replaced: as it is it will neither acknowledge nor take over.
+fn useless(pass: &Pass<'_>, data_id: &DataId, acker: &Acker) -> bool {
+    let unfit = |member| fit(pass, member).is_err_and(|unfit| unfit.for_good);
+    gone(pass, data_id, acker) || pass.member(&acker.member).is_some_and(unfit)
+}
+
 fn replicates(member: Member<'_>) -> bool {
     member.replication().is_some()
+}
+
+/// It tries to connect to the primary and does not even reach it: its account is not what keeps it out. Let in now, it would
+/// be expelled a moment later, and so on.
+fn cut_off(pass: &Pass<'_>, member: Member<'_>, primary: Member<'_>) -> bool {
+    let Some(replication) = member.replication() else { return false };
+    let here = follows(member, &pass.intent.source(member.intent, primary.intent));
+    let error = replication.io_error.as_ref().filter(|_| replication.io == ThreadState::Connecting);
+    here && error.is_some_and(|error| !LOGIN_REFUSED.contains(&error.errno))
 }
 
 /// Members that may acknowledge are let in.
@@ -213,7 +257,7 @@ fn admit(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
         if pass.record.is_acker(data_id) || fit(pass, member).is_err() || !known.contains(&account) {
             continue;
         }
-        if pass.excluded.contains(member.name()) || member.intent.hands_off {
+        if pass.excluded.contains(member.name()) || member.intent.hands_off || cut_off(pass, member, primary) {
             continue;
         }
         match member.verdict(primary, &pass.record.history) {
@@ -402,18 +446,18 @@ fn proceed_expulsion(
     let locked =
         state.locks.stamp == plan.stamp && accounts.iter().all(|account| state.locks.accounts.contains(account));
     if !locked {
-        let failed = primary.seen.is_some_and(|seen| seen.memory.failed(crate::memory::Kind::Lock));
+        let failed = primary.seen.is_some_and(|seen| seen.memory.failed(Kind::Lock));
         let limit = if failed { Duration::ZERO } else { PROVE_LIMIT };
         return give_up_after(pass, plan, EXPEL, limit, "they could not be locked out");
     }
     let remain = pass.record.ackers.keys().any(|data_id| !members.contains_key(data_id));
     let held = marker(primary, &plan).is_some_and(|position| acker_holds(pass, &position, Some(members)));
     let proven = remain && held;
-    // `Safe` goes on alone; `Strict` gives up only what does not exist any more, and goes on waiting.
+    // `Safe` goes on alone; `Strict` gives up only what can be of no use any more, and goes on waiting.
     let safe = pass.intent.durability == Durability::Safe;
-    let all_gone = members.iter().all(|(data_id, acker)| gone(pass, data_id, acker));
+    let useless = members.iter().all(|(data_id, acker)| useless(pass, data_id, acker));
     let patience_over = pass.now.since(plan.since) > LOST_LIMIT;
-    let alone = !remain && (safe || all_gone) || safe && patience_over;
+    let alone = !remain && (safe || useless) || safe && patience_over;
     if !proven && !alone {
         return give_up_after(pass, plan, EXPEL, PROVE_LIMIT, "no other acker holds the marker");
     }

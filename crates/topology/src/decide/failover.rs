@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::course::{CHANGES_WITHIN, MOST_CHANGES, note_change, note_rollback};
 use super::diagnose::{Diagnosis, diagnose, left};
-use super::first::promote;
+use super::first::{promote, word};
 use super::judge::{self, applied, held};
 use super::pass::{Flow, Pass};
 use super::view::Member;
@@ -90,6 +90,9 @@ pub(super) fn consider(pass: &mut Pass<'_>) -> Flow {
         return Flow::Next;
     }
     let Some(cause) = due(pass, diagnosis) else { return Flow::Next };
+    if pass.course.failures.contains_key(NAME) && pass.primary().is_none() && word(pass).is_some() {
+        return Flow::Next; // It was tried, and a person has named another way.
+    }
     if let Some(refusal) = obstacle(pass) {
         pass.refuse(refusal);
         return Flow::Next;
@@ -218,7 +221,8 @@ pub(super) fn proceed(pass: &mut Pass<'_>, mut plan: Plan) -> Flow {
     if diagnose(pass) == Diagnosis::Well && pass.open_primary().is_some() {
         return undo(pass, &plan, "the primary is back".to_owned());
     }
-    let everything = fenced.iter().map(|member| held(*member)).fold(GtidPosition::default(), |a, b| a.furthest(&b));
+    let everything =
+        fenced.iter().map(|member| received(pass, *member)).fold(GtidPosition::default(), |a, b| a.furthest(&b));
     let fit: Vec<Member<'_>> = fenced
         .iter()
         .copied()
@@ -234,6 +238,16 @@ pub(super) fn proceed(pass: &mut Pass<'_>, mut plan: Plan) -> Flow {
     let lost = lost(pass, &everything);
     note_then_promote(pass, &plan, cause, target, lost);
     Flow::Stop
+}
+
+/// What a fenced member holds of its primary's: not what was written on it alone, which others need not have.
+fn received(pass: &Pass<'_>, member: Member<'_>) -> GtidPosition {
+    let Some(server) = member.server().filter(|_| !judge::out_of_term(pass, member).is_empty()) else {
+        return held(member);
+    };
+    let relay = member.state().and_then(|state| state.relay.as_ref());
+    let io = server.replication.as_ref().map(|replication| &replication.gtid_io_pos);
+    [relay, io].into_iter().flatten().fold(server.gtid_slave_pos.clone(), |a, b| a.furthest(b))
 }
 
 fn note_then_promote(pass: &mut Pass<'_>, plan: &Plan, cause: Cause, target: Member<'_>, lost: Vec<String>) {

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::judge::{applied, held};
 use super::pass::{Flow, Pass};
 use super::view::{Content, Member};
 use crate::action::{Action, Stamp};
 use crate::decision::{Refusal, list};
+use crate::gtid::GtidPosition;
 use crate::history::{Errant, History};
-use crate::member::{MemberName, Phase};
+use crate::member::{MemberName, Phase, ThreadState};
+use crate::memory::Kind;
 use crate::record::{First, Holder, Record};
 
 /// Somebody asked for hands off: only look.
@@ -239,13 +242,22 @@ pub(super) fn lost_record(pass: &mut Pass<'_>) -> Flow {
         return Flow::Stop;
     }
     if let Some(named) = word {
-        start_epoch(pass, named);
+        take_at_word(pass, named);
         return Flow::Stop;
     }
+    // Any of them may have acknowledged what it has received.
+    let mut all_applied = true;
+    for member in with_data.iter().filter(|member| member.intent.candidate) {
+        all_applied &= !catches_up(pass, *member);
+    }
+    if !all_applied {
+        return Flow::Stop;
+    }
+    let received = with_data.iter().map(|member| held(*member)).fold(GtidPosition::default(), |a, b| a.furthest(&b));
     let candidates = std::iter::once(wanted)
         .chain(with_data.iter().copied().filter(|member| member.intent.candidate && member.name() != wanted.name()));
     for candidate in candidates {
-        if lacks(pass, candidate, &with_data).is_empty() {
+        if lacks(pass, candidate, &with_data).is_empty() && applied(candidate).covers(&received) {
             start_epoch(pass, candidate);
             return Flow::Stop;
         }
@@ -255,6 +267,74 @@ pub(super) fn lost_record(pass: &mut Pass<'_>) -> Flow {
     pass.refuse(Refusal::HistoriesDiverge { members });
     pass.look_again_in(Duration::from_secs(5));
     Flow::Stop
+}
+
+/// What it has received is applied first: it would be gone when it opens. `true`: that is under way.
+fn catches_up(pass: &mut Pass<'_>, member: Member<'_>) -> bool {
+    let still = member.seen.map_or(Duration::ZERO, |seen| pass.now.since(seen.memory.still_since));
+    // Nothing more comes; and what its agent keeps aside of former relay logs is told when both threads are stopped.
+    if member.replication().is_some_and(|replication| replication.io != ThreadState::No) {
+        pass.operation = Some(format!("{} stops receiving", member.name()));
+        pass.look_again_in(Duration::from_millis(200));
+        if pass.can_order(member) {
+            pass.order_patiently(member, Action::Fence);
+        }
+        return true;
+    }
+    let applies = member.replication().is_some_and(|replication| replication.sql == ThreadState::Yes);
+    let behind = !applied(member).covers(&held(member));
+    let moves = applies && behind && still < pass.intent.failover.sync_timeout;
+    let replays = member.has_relay_log() && !member.seen.is_some_and(|seen| seen.memory.failed(Kind::Replay));
+    if !replays && !moves {
+        return false;
+    }
+    pass.operation = Some(format!("{} applies what it had received", member.name()));
+    pass.look_again_in(Duration::from_millis(200));
+    if replays && pass.can_order(member) {
+        pass.order_patiently(member, Action::ReplayRelayLog);
+    }
+    true
+}
+
+/// The member that a person has named becomes primary, with everything that it had received, as far as that can be applied:
+/// what may be lost was accepted with the word.
+pub(super) fn take_at_word(pass: &mut Pass<'_>, named: Member<'_>) {
+    if catches_up(pass, named) || !pass.can_order(named) {
+        return;
+    }
+    let unread = |member: &Member<'_>| {
+        member.data_id().is_some() && member.server().is_none() && !matches!(member.phase(), Some(Phase::Failed { .. }))
+    };
+    if let Some(unread) = pass.members().find(unread) {
+        pass.operation = Some(format!("{} is read before {} takes over", unread.name(), named.name()));
+        return;
+    }
+    let others = ahead_of_its_writer(pass, named);
+    if !others.is_empty() {
+        pass.refuse(Refusal::NumbersUsedTwice { member: named.name().clone(), others });
+        return;
+    }
+    let (applied, held) = (applied(named), held(named));
+    if !applied.covers(&held) {
+        let message = format!("{} has received up to {held} and could apply up to {applied} only", named.name());
+        pass.warn("TakenAsItIs", named, message);
+    }
+    start_epoch(pass, named);
+}
+
+/// Who has transactions that `writer` wrote once and does not have any more?
+fn ahead_of_its_writer(pass: &Pass<'_>, writer: Member<'_>) -> Vec<(MemberName, Vec<Errant>)> {
+    let Some(own) = writer.server().map(History::of) else { return Vec::new() };
+    let others = pass.members().filter(|member| member.name() != writer.name());
+    others
+        .filter_map(|member| {
+            let mut history = History::of(member.server()?);
+            held(member).0.into_values().for_each(|gtid| history.state.add(gtid));
+            let mut ahead = own.errant_of(&history, &pass.record.history);
+            ahead.retain(|errant| errant.server_id == writer.intent.server_id);
+            (!ahead.is_empty()).then(|| (member.name().clone(), ahead))
+        })
+        .collect()
 }
 
 /// The member with data that a person has named.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::first::{start, start_epoch, word};
+use super::first::{start, take_at_word, word};
 use super::pass::{Flow, Pass};
 use super::view::{Content, Member};
 use crate::action::{Action, Opening};
@@ -158,7 +158,7 @@ fn lost_primary(pass: &mut Pass<'_>, holder: &Holder) {
         Content::Data(other) => format!("its volume holds other data, {other}"),
     };
     if let Some(named) = word(pass).filter(|named| named.server().is_some() && pass.can_order(*named)) {
-        start_epoch(pass, named);
+        take_at_word(pass, named);
         return;
     }
     let others =

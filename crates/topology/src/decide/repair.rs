@@ -66,6 +66,15 @@ pub(super) fn need(replication: &ReplicationState) -> Need {
     if *io == ThreadState::No || *sql == ThreadState::No { Need::Start } else { Need::Nothing }
 }
 
+/// The same for a member that still has a former source: what that one refused says nothing about the primary, and
+/// pointing it there starts it again. Only data that diverged stays so.
+pub(super) fn need_elsewhere(replication: &ReplicationState) -> Need {
+    match (replication.sql, &replication.sql_error) {
+        (ThreadState::No, Some(error)) if error.errno == OUT_OF_ORDER => Need::Reseed(error.clone()),
+        _ => Need::Nothing,
+    }
+}
+
 /// For people: number and words, the words cut where they get long.
 pub(super) fn words(error: &ServerError) -> String {
     let mut message: String = error.message.chars().take(300).collect();
@@ -110,10 +119,8 @@ pub(super) fn stopped_threads(pass: &mut Pass<'_>) -> Flow {
     let Some(primary) = pass.primary().filter(|_| pass.intent.replication) else { return Flow::Next };
     for member in pass.others() {
         let Some(replication) = member.replication() else { continue };
-        if !follows(member, &pass.intent.source(member.intent, primary.intent)) {
-            continue;
-        }
-        match need(replication) {
+        let here = follows(member, &pass.intent.source(member.intent, primary.intent));
+        match if here { need(replication) } else { need_elsewhere(replication) } {
             Need::Nothing => {}
             Need::Start => restart(pass, member, None),
             Need::Retry(error) => restart(pass, member, Some(&error)),

@@ -71,11 +71,33 @@ fn donor<'a>(pass: &mut Pass<'a>, target: Member<'_>) -> Option<Member<'a>> {
     if replica.is_some() {
         return replica;
     }
+    if pass.opens_with_an_acker() && primary.server().is_some_and(|server| !server.read_only) {
+        close_for_copy(pass, primary, target);
+        return None;
+    }
     let written: u64 = primary.server().map_or(u64::MAX, |s| s.gtid_binlog_pos.0.values().map(|g| g.sequence).sum());
     if written < SMALL {
         return (copies_from(pass, primary) < AT_ONCE).then_some(primary);
     }
     (copies_from(pass, primary) == 0 && !donor_underway(pass)).then_some(primary)
+}
+
+/// `Strict` with no acker left: whatever is written waits, and a copy waits behind it. So the primary is closed (killed,
+/// where sessions wait already: what they wrote is kept, and nobody was told), copied as it is, and opens again with the
+/// first acker.
+fn close_for_copy(pass: &mut Pass<'_>, primary: Member<'_>, target: Member<'_>) {
+    if !pass.can_order(primary) || !pass.order_patiently(primary, Action::SetReadOnly { grace_ms: 0, kill: true }) {
+        return;
+    }
+    pass.warn(
+        "ClosedForCopy",
+        primary,
+        format!(
+            "nobody acknowledges what is written on {}, so its commits wait: it is closed until {} has a copy",
+            primary.name(),
+            target.name()
+        ),
+    );
 }
 
 /// A member that will soon be a donor is worth waiting for.

@@ -62,6 +62,46 @@ fn strict_opens_with_its_first_acker() {
 }
 
 #[test]
+fn strict_copies_from_a_closed_primary_when_its_last_ackers_data_is_lost() {
+    let mut world = world(2, Durability::Strict);
+    world.lose_volume("db-1");
+    // A session waits from now on: whatever is copied from an open primary waits behind it.
+    world.server("db-0").semi_sync.waiting = 1;
+    assert!(world.settle().report.health.ok, "{}", world.log.join("\n"));
+    assert_eq!((ackers(&world), world.record.solo, world.record.epoch), (vec!["db-1"], false, 1));
+    assert!(!world.server("db-0").read_only && world.server("db-0").semi_sync.waits);
+    let lines = log(&mut world);
+    let (closed, copied) = (lines.find("db-0 close"), lines.find("db-1 clone"));
+    assert!(closed.is_some() && closed < copied, "{lines}");
+}
+
+#[test]
+fn strict_seeds_its_last_acker_afresh_when_root_wrote_there() {
+    let mut world = world(2, Durability::Strict);
+    world.write("db-1", 1);
+    world.write("db-0", 1);
+    world.server("db-0").semi_sync.waiting = 1;
+    world.run_for(60);
+    assert!(world.settle().report.health.ok, "{}", world.log.join("\n"));
+    assert_eq!((ackers(&world), world.record.solo), (vec!["db-1"], false));
+    let lines = log(&mut world);
+    let (saved, seeded) = (lines.find("db-1 SaveErrant"), lines.find("db-1 reseed"));
+    assert!(saved.is_some() && saved < seeded, "{lines}");
+    assert_eq!(world.members[&name("db-0")].content, world.members[&name("db-1")].content);
+}
+
+#[test]
+fn strict_keeps_an_acker_that_may_come_back() {
+    let mut world = world(2, Durability::Strict);
+    world.kill_server("db-1");
+    world.member("db-1").silent = true;
+    world.server("db-0").semi_sync.waiting = 1;
+    world.run_for(60);
+    assert_eq!((ackers(&world), world.record.solo), (vec!["db-1"], false));
+    assert!(!world.server("db-0").read_only);
+}
+
+#[test]
 fn a_dead_primary_is_followed_by_the_most_advanced_acker() {
     let mut world = safe(3);
     world.write("db-0", 5);
@@ -74,6 +114,37 @@ fn a_dead_primary_is_followed_by_the_most_advanced_acker() {
     world.settle();
     assert_eq!(ackers(&world).len(), 2, "the old primary is back: {}", world.log.join("\n"));
     assert!(!world.record.solo);
+}
+
+#[test]
+fn what_root_wrote_on_an_acker_does_not_stop_a_failover_to_another_one() {
+    let mut world = safe(3);
+    world.write("db-1", 1);
+    world.kill_server("db-0");
+    world.member("db-0").silent = true;
+    world.member("db-0").pod = Pod::Exited { why: "OOMKilled".to_owned() };
+    change(&mut world);
+    assert_eq!(holder(&world), "db-2");
+    world.run_for(30);
+    let lines = log(&mut world);
+    assert!(lines.contains("db-1 SaveErrant") && lines.contains("db-1 reseed"), "{lines}");
+}
+
+#[test]
+fn a_word_is_heard_where_a_failover_cannot_succeed() {
+    let mut world = safe(3);
+    // db-1 has received more than db-2, and root wrote there: neither may be chosen.
+    let more = format!("0-1-{}", world.server("db-0").gtid_binlog_pos.sequence(0) + 1);
+    world.server("db-1").gtid_slave_pos = more.parse().expect("a position");
+    world.server("db-1").gtid_binlog_pos = more.parse().expect("a position");
+    world.write("db-1", 1);
+    world.lose_volume("db-0");
+    world.run_for(60);
+    assert_eq!(holder(&world), "db-0");
+    world.intent.use_data_of = Some(name("db-1"));
+    world.run_for(60);
+    assert_eq!(holder(&world), "db-1");
+    assert!(world.settle().report.health.ok);
 }
 
 #[test]
@@ -231,6 +302,109 @@ fn errant_transactions_are_saved_before_a_member_is_seeded_afresh() {
     let lines = world.log.join("\n");
     let (saved, seeded) = (lines.find("db-0 SaveErrant"), lines.find("db-0 reseed"));
     assert!(saved.is_some() && saved < seeded, "{lines}");
+}
+
+/// db-0 and db-1 lost their volumes; db-2 had received, and acknowledged, more than it had applied when it stopped.
+fn only_a_relay_log_is_left() -> World {
+    let mut world = safe(3);
+    let all = world.server("db-0").gtid_binlog_pos.sequence(0) + 2;
+    for member in ["db-0", "db-1"] {
+        world.lose_volume(member);
+    }
+    world.kill_server("db-2");
+    world.member("db-2").state.relay = Some(format!("0-1-{all}").parse().expect("a position"));
+    world
+}
+
+#[test]
+fn whoever_is_named_applies_what_it_had_received_before_it_opens() {
+    let mut world = only_a_relay_log_is_left();
+    let decision = world.run_for(10);
+    assert_eq!(holder(&world), "db-0");
+    assert!(reasons(&decision).contains(&"PrimaryVolumeLost"), "{:?}", reasons(&decision));
+    log(&mut world);
+    world.intent.use_data_of = Some(name("db-2"));
+    assert!(world.settle().report.health.ok);
+    let lines = log(&mut world);
+    let (replayed, opened) = (lines.find("db-2 ReplayRelayLog"), lines.find("db-2 open"));
+    assert!(replayed.is_some() && replayed < opened, "{lines}");
+}
+
+#[test]
+fn nobody_is_taken_who_would_give_numbers_out_again() {
+    let mut world = safe(3);
+    world.intent.wanted_primary = name("db-1");
+    change(&mut world);
+    world.settle();
+    // db-0 wrote more in its term than it has now (a crash dropped it, or its volume was put back); db-2 has that.
+    let next = world.server("db-0").gtid_binlog_pos.sequence(0) + 1;
+    let gtid = crate::gtid::Gtid { domain: 0, server_id: 1, sequence: next };
+    world.server("db-2").gtid_binlog_state.add(gtid);
+    world.lose_volume("db-1");
+    world.intent.use_data_of = Some(name("db-0"));
+    world.intent.failover.automatic = false;
+    let decision = world.run_for(10);
+    assert_eq!(holder(&world), "db-1");
+    assert!(reasons(&decision).contains(&"NumbersUsedTwice"), "{:?}", reasons(&decision));
+    world.intent.use_data_of = Some(name("db-2"));
+    world.run_for(10);
+    assert_eq!(holder(&world), "db-2");
+}
+
+#[test]
+fn relay_logs_count_when_the_record_is_lost() {
+    let mut world = only_a_relay_log_is_left();
+    world.record = crate::Record::default();
+    world.intent.wanted_primary = name("db-2");
+    assert!(world.settle().report.health.ok);
+    let lines = log(&mut world);
+    let (replayed, opened) = (lines.find("db-2 ReplayRelayLog"), lines.find("db-2 open"));
+    assert!(replayed.is_some() && replayed < opened, "{lines}");
+}
+
+#[test]
+fn a_member_that_does_not_reach_the_primary_is_not_let_in_again_and_again() {
+    let mut world = safe(3);
+    world.member("db-2").cut = true;
+    world.run_for(20);
+    log(&mut world);
+    let revision = world.record.revision;
+    world.run_for(120);
+    assert_eq!((log(&mut world).as_str(), world.record.revision), ("", revision));
+    world.member("db-2").cut = false;
+    assert!(world.run_for(5).report.health.ok);
+    assert_eq!(ackers(&world), vec!["db-1", "db-2"]);
+}
+
+#[test]
+fn what_its_former_source_refused_does_not_keep_a_member_out() {
+    let mut world = safe(3);
+    world.member("db-2").cut = true;
+    world.run_for(20);
+    world.intent.wanted_primary = name("db-1");
+    change(&mut world);
+    let replication = world.replication("db-2");
+    replication.io = crate::member::ThreadState::No;
+    replication.io_error = Some(crate::member::ServerError { errno: 1236, message: "by the test".to_owned() });
+    world.member("db-2").cut = false;
+    assert!(world.settle().report.health.ok, "{:?}", world.decide().report.health);
+    assert!(log(&mut world).contains("db-2 follow db-1"));
+}
+
+#[test]
+fn a_member_that_applied_out_of_order_from_a_former_source_is_seeded_afresh() {
+    let mut world = safe(3);
+    world.member("db-2").cut = true;
+    world.run_for(20);
+    world.intent.wanted_primary = name("db-1");
+    change(&mut world);
+    let replication = world.replication("db-2");
+    replication.sql = crate::member::ThreadState::No;
+    replication.sql_error = Some(crate::member::ServerError { errno: 1950, message: "by the test".to_owned() });
+    world.member("db-2").cut = false;
+    world.run_for(60);
+    assert!(world.settle().report.health.ok, "{:?}", world.decide().report.health);
+    assert!(log(&mut world).contains("db-2 reseed"));
 }
 
 #[test]
