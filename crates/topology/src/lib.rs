@@ -11,6 +11,7 @@ pub mod history;
 pub mod intent;
 pub mod member;
 pub mod memory;
+pub mod mutant;
 pub mod observation;
 pub mod plan;
 pub mod record;

@@ -14,14 +14,29 @@ use sha2::{Digest as _, Sha256};
 /// The user that the operator runs as: "nonroot" of distroless images, known to policies by that number.
 const USER: &str = "65532:65532";
 
-pub(crate) fn run(profile: &str, output: &Path) -> anyhow::Result<()> {
-    let binary = build(profile)?;
+/// A binary, and the image that is named after it.
+#[derive(Clone, Copy)]
+pub(crate) struct Subject {
+    name: &'static str,
+    /// What cargo builds: the operator together with everything else, so that dependencies are built once.
+    build: &'static [&'static str],
+}
+
+pub(crate) const OPERATOR: Subject = Subject { name: "mariadb-operator", build: &["--workspace", "--bins"] };
+pub(crate) const MUTANTS: Subject = Subject {
+    name: "mariadb-operator-mutants",
+    build: &["--bin", "mariadb-operator-mutants", "--features", "cli/mutants"],
+};
+
+pub(crate) fn run(profile: &str, output: &Path, subject: Subject) -> anyhow::Result<()> {
+    let binary = build(profile, subject)?;
     let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
         other => bail!("no name known for the architecture {other} in image configurations"),
     };
-    let archive = archive(&std::fs::read(&binary).with_context(|| binary.display().to_string())?, architecture)?;
+    let binary = std::fs::read(&binary).with_context(|| binary.display().to_string())?;
+    let archive = archive(&binary, architecture, subject.name)?;
     if let Some(parent) = output.parent() {
         std::fs::create_dir_all(parent)?;
     }
@@ -29,7 +44,8 @@ pub(crate) fn run(profile: &str, output: &Path) -> anyhow::Result<()> {
     let unfinished = output.with_extension("unfinished");
     std::fs::write(&unfinished, &archive).with_context(|| unfinished.display().to_string())?;
     std::fs::rename(&unfinished, output)?;
-    println!("{} ({:.1} MiB): mariadb-operator:{}", output.display(), archive.len() as f64 / 1_048_576.0, version());
+    let size = archive.len() as f64 / 1_048_576.0;
+    println!("{} ({size:.1} MiB): {}:{}", output.display(), subject.name, version());
     Ok(())
 }
 
@@ -38,12 +54,13 @@ fn version() -> &'static str {
 }
 
 /// Builds the binary and gives a stripped copy of it.
-fn build(profile: &str) -> anyhow::Result<PathBuf> {
+fn build(profile: &str, subject: Subject) -> anyhow::Result<PathBuf> {
     let root = crate::root();
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(&root)
-        .args(["build", "--quiet", "--workspace", "--bins", "--profile", profile])
+        .args(["build", "--quiet", "--profile", profile])
+        .args(subject.build)
         .args(["--message-format", "json-render-diagnostics"])
         .stderr(std::process::Stdio::inherit())
         .output()
@@ -54,7 +71,7 @@ fn build(profile: &str) -> anyhow::Result<PathBuf> {
     let executable = String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "mariadb-operator")
+        .filter(|message| message["target"]["name"] == subject.name)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
         .context("cargo named no executable")?;
     let stripped = executable.with_extension("stripped");
@@ -96,7 +113,7 @@ fn descriptor(media_type: &str, data: &[u8]) -> Value {
     json!({ "mediaType": media_type, "digest": digest(data), "size": data.len() })
 }
 
-fn archive(binary: &[u8], architecture: &str) -> anyhow::Result<Vec<u8>> {
+fn archive(binary: &[u8], architecture: &str, name: &str) -> anyhow::Result<Vec<u8>> {
     let layer = layer(binary)?;
     let diff_id = digest(&layer);
     let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
@@ -111,7 +128,7 @@ fn archive(binary: &[u8], architecture: &str) -> anyhow::Result<Vec<u8>> {
             "Entrypoint": ["/mariadb-operator"],
             "WorkingDir": "/",
             "Labels": {
-                "org.opencontainers.image.title": "mariadb-operator",
+                "org.opencontainers.image.title": name,
                 "org.opencontainers.image.version": version(),
                 "org.opencontainers.image.licenses": "Apache-2.0"
             }
@@ -129,7 +146,7 @@ fn archive(binary: &[u8], architecture: &str) -> anyhow::Result<Vec<u8>> {
     entry["platform"] = json!({ "architecture": architecture, "os": "linux" });
     entry["annotations"] = json!({
         "org.opencontainers.image.ref.name": version(),
-        "io.containerd.image.name": format!("docker.io/library/mariadb-operator:{}", version())
+        "io.containerd.image.name": format!("docker.io/library/{name}:{}", version())
     });
     let index = serde_json::to_vec(&json!({
         "schemaVersion": 2,
@@ -146,7 +163,7 @@ fn archive(binary: &[u8], architecture: &str) -> anyhow::Result<Vec<u8>> {
     // Docker before 25 and older Podman look for this file instead of index.json.
     let legacy = serde_json::to_vec(&json!([{
         "Config": format!("blobs/sha256/{}", &digest(&config)["sha256:".len()..]),
-        "RepoTags": [format!("mariadb-operator:{}", version())],
+        "RepoTags": [format!("{name}:{}", version())],
         "Layers": [format!("blobs/sha256/{}", &digest(&compressed)["sha256:".len()..])]
     }]))?;
     append(&mut tar, "manifest.json", &legacy, 0o644)?;
@@ -159,12 +176,12 @@ mod tests {
 
     #[test]
     fn the_same_binary_gives_the_same_archive() {
-        assert_eq!(archive(b"binary", "amd64").unwrap(), archive(b"binary", "amd64").unwrap());
+        assert_eq!(archive(b"binary", "amd64", "image").unwrap(), archive(b"binary", "amd64", "image").unwrap());
     }
 
     #[test]
     fn every_blob_lies_under_its_digest() {
-        let archive = archive(b"binary", "amd64").unwrap();
+        let archive = archive(b"binary", "amd64", "image").unwrap();
         let mut blobs = 0;
         for entry in tar::Archive::new(archive.as_slice()).entries().unwrap() {
             let mut entry = entry.unwrap();

@@ -35,6 +35,9 @@ enum Task {
         /// Where to write the archive.
         #[arg(long, default_value = "target/mariadb-operator.oci.tar")]
         output: PathBuf,
+        /// Of the operator that is broken on purpose (docs/chaos.md), as `mariadb-operator-mutants`.
+        #[arg(long)]
+        mutants: bool,
     },
 }
 
@@ -42,7 +45,9 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().task {
         Task::Codegen { check } => codegen::run(check),
         Task::Tidy => tidy::run(),
-        Task::Image { profile, output } => image::run(&profile, &output),
+        Task::Image { profile, output, mutants } => {
+            image::run(&profile, &output, if mutants { image::MUTANTS } else { image::OPERATOR })
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -116,6 +116,27 @@ impl Cluster {
     pub(crate) fn kubectl(&self, args: &[&str]) -> Result<String, Failure> {
         let output = succeed(&format!("kubectl {}", args.join(" ")), self.command(args))?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// kubectl and the kubeconfig, for commands that outlive a call.
+    pub(crate) fn kubectl_and_config(&self) -> (PathBuf, PathBuf) {
+        (self.command(&[]).get_program().into(), self.kubeconfig.clone())
+    }
+
+    /// Starts kubectl and does not wait for it; nobody reads what it prints.
+    pub(crate) fn kubectl_spawn(&self, args: &[&str]) -> Result<Child, Failure> {
+        let mut command = self.command(args);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().map_err(|e| format!("kubectl {}: {e}", args.join(" ")))
+    }
+
+    /// Runs kubectl with something on its standard input; its standard output.
+    pub(crate) fn kubectl_with(&self, args: &[&str], stdin: &str) -> Result<String, Failure> {
+        let output = self.with_stdin(args, stdin)?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(format!("kubectl {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr)))
     }
 
     /// Runs `kubectl mariadb`; its standard output. Fails with everything it printed.

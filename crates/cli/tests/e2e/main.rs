@@ -4,6 +4,7 @@
 //! the operator installed; what needs the sandbox is skipped there, and says so. `E2E_KEEP=1` leaves the sandbox running.
 
 mod bad_input;
+mod chaos;
 mod cluster;
 mod failover;
 mod replication;
@@ -37,6 +38,10 @@ fn trial(cluster: &Arc<Cluster>, name: &'static str, scenario: Scenario) -> Tria
             scenario(&cluster, &namespace)
         };
         let result = run().or_else(|first| {
+            // Nothing that comes later makes good a promise that was broken.
+            if first.starts_with(chaos::BROKEN) {
+                return Err(first);
+            }
             // Two cores carry servers, builds and this: a time limit that is missed once is tried again, and told.
             cluster::say(&format!("retried: {name}: {first}\n{}", cluster.explain(&namespace)));
             clean_up();
@@ -53,6 +58,9 @@ fn main() {
     if arguments.list {
         libtest_mimic::run(&arguments, Vec::new()).exit();
     }
+    // What needs no cluster.
+    let checks = chaos::TRIALS.iter().map(|&(name, check)| Trial::test(name, move || check().map_err(Failed::from)));
+    let checked = libtest_mimic::run(&arguments, checks.collect());
     // Two cores: two topologies at a time; scenarios that stop the sandbox or the operator come alone, afterwards.
     arguments.test_threads = arguments.test_threads.or(Some(2));
     let cluster = match Cluster::start() {
@@ -69,10 +77,10 @@ fn main() {
     let shared = [replication::SCENARIOS, bad_input::SCENARIOS, failover::SCENARIOS].concat();
     let first = libtest_mimic::run(&arguments, trials(&shared));
     arguments.test_threads = Some(1);
-    let alone = [failover::SEED_SCENARIOS, resilience::SCENARIOS, switches::SCENARIOS].concat();
+    let alone = [failover::SEED_SCENARIOS, resilience::SCENARIOS, switches::SCENARIOS, chaos::scenarios()].concat();
     let second = libtest_mimic::run(&arguments, trials(&alone));
     drop(cluster);
-    if first.has_failed() || second.has_failed() {
+    if checked.has_failed() || first.has_failed() || second.has_failed() {
         std::process::exit(101);
     }
 }

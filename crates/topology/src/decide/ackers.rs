@@ -16,6 +16,7 @@ use crate::gtid::GtidPosition;
 use crate::intent::Durability;
 use crate::member::{DataId, Phase, ThreadState};
 use crate::memory::Kind;
+use crate::mutant::{self, Mutant};
 use crate::plan::{Plan, PlanKind};
 use crate::record::Acker;
 use crate::time::Time;
@@ -157,7 +158,7 @@ fn locks(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
     let outside = pass.accounts_to_lock(pass.record, primary.name());
     let lock: Vec<String> =
         outside.iter().filter(|account| known.contains(*account) && !locked.contains(*account)).cloned().collect();
-    if !lock.is_empty() {
+    if !lock.is_empty() && !mutant::is(Mutant::NoExpulsion) {
         pass.order_patiently(primary, Action::Lock { accounts: lock });
         return Flow::Stop;
     }
@@ -206,6 +207,10 @@ fn expel(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
     if !pause.is_zero() {
         pass.look_again_in(pause);
         return Flow::Next;
+    }
+    if mutant::is(Mutant::NoExpulsion) && !last {
+        pass.next.ackers.retain(|data_id, _| !leave.contains_key(data_id));
+        return Flow::Stop;
     }
     let accounts = leave.values().map(|acker| pass.intent.account_of(acker.server_id)).collect();
     let why = why.join(", ");

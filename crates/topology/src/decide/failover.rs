@@ -14,6 +14,7 @@ use crate::decision::{Refusal, list};
 use crate::gtid::GtidPosition;
 use crate::member::DataId;
 use crate::memory::Kind;
+use crate::mutant::{self, Mutant};
 use crate::plan::{Cause, Phase, Plan, PlanKind, Verdict};
 use crate::time::Time;
 
@@ -162,7 +163,7 @@ fn begin(pass: &mut Pass<'_>, cause: Cause) -> Flow {
     }
     pass.begin(PlanKind::Failover { cause, drained_to: BTreeMap::new() });
     let fenced: Vec<Member<'_>> = to_fence(pass);
-    for member in fenced {
+    for member in fenced.into_iter().filter(|_| !mutant::is(Mutant::NoFence)) {
         pass.order_at_once(member, Action::Fence);
     }
     if let Some(primary) = pass
@@ -198,7 +199,8 @@ pub(super) fn proceed(pass: &mut Pass<'_>, mut plan: Plan) -> Flow {
     // An acker that fell silent, or lost its data, is not among those that are fenced.
     let enough = !pass.intent.durability.promises() || fenced.len() == pass.record.ackers.len();
     let done = |member: &Member<'_>| {
-        member.state().and_then(|state| state.fence.as_ref()).is_some_and(|fence| fence.stamp == plan.stamp)
+        let fence = member.state().and_then(|state| state.fence.as_ref());
+        mutant::is(Mutant::NoFence) || fence.is_some_and(|fence| fence.stamp == plan.stamp)
     };
     if !enough || !fenced.iter().all(done) {
         let failed = fenced.iter().find(|member| member.seen.is_some_and(|seen| seen.memory.failed(Kind::Fence)));
@@ -231,7 +233,7 @@ pub(super) fn proceed(pass: &mut Pass<'_>, mut plan: Plan) -> Flow {
     let Some(target) = judge::best(pass, fit) else {
         return undo(pass, &plan, "no candidate holds everything that was read".to_owned());
     };
-    if !applied(target).covers(&everything) {
+    if !applied(target).covers(&everything) && !mutant::is(Mutant::NoDrain) {
         return drain(pass, plan, target);
     }
     plan.phases.push((Phase::Drained, pass.now));

@@ -203,6 +203,21 @@ fn the_last_acker_lost_means_solo_and_no_failover() {
 }
 
 #[test]
+fn an_acker_has_its_time_to_connect_after_it_was_let_in() {
+    let mut world = safe(2);
+    world.member("db-1").cut = true;
+    world.run_for(30);
+    log(&mut world);
+    // It had not received for long when it was let in: expelling it for that at once would go round and round.
+    world.run_for(60);
+    let let_in = log(&mut world).lines().filter(|line| line.contains("Unlock")).count();
+    assert!((1..=60 / 5).contains(&let_in), "let in {let_in} times");
+    world.member("db-1").cut = false;
+    world.settle();
+    assert_eq!((ackers(&world), world.record.solo), (vec!["db-1"], false));
+}
+
+#[test]
 fn cold_start_resumes_the_holder() {
     let mut world = safe(3);
     for member in ["db-2", "db-1", "db-0"] {
