@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Opts, OptsBuilder};
+use tokio::task::JoinHandle;
 
 use super::super::cluster::Failure;
 use super::entry::{Entry, Path};
@@ -22,7 +23,7 @@ const CONNECT_LIMIT: Duration = Duration::from_millis(500);
 /// An answer that has not come by then is not waited for: the outcome is unknown.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 /// Light load: two cores carry all servers.
-const PAUSE: Duration = Duration::from_millis(15);
+const PAUSE: Duration = Duration::from_millis(40);
 const READ_EVERY: Duration = Duration::from_millis(50);
 /// Readers move on to another member after so many reads.
 const READS_A_CONNECTION: u32 = 20;
@@ -38,14 +39,20 @@ pub(crate) struct Clients {
     resting: Arc<AtomicBool>,
     started: Instant,
     acknowledged: Arc<AtomicU64>,
-    writers: Mutex<Vec<tokio::task::JoinHandle<(Vec<Write>, u64)>>>,
-    readers: Vec<tokio::task::JoinHandle<Reads>>,
+    writers: Mutex<Vec<JoinHandle<Writes>>>,
+    readers: Vec<JoinHandle<Reads>>,
+}
+
+#[derive(Default)]
+struct Writes {
+    writes: Vec<Write>,
+    failed_connections: u64,
 }
 
 #[derive(Default)]
 struct Reads {
     seen: HashSet<RowId>,
-    reads: u64,
+    done: u64,
     failed: u64,
 }
 
@@ -110,15 +117,15 @@ impl Clients {
         let mut history = History::default();
         self.runtime.block_on(async {
             for writer in self.writers.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
-                let (writes, failed) = writer.await.map_err(|e| format!("writer: {e}"))?;
-                history.writes.extend(writes);
-                history.failed_connections += failed;
+                let written = writer.await.map_err(|e| format!("writer: {e}"))?;
+                history.writes.extend(written.writes);
+                history.failed_connections += written.failed_connections;
             }
             let mut seen = HashSet::new();
             for reader in self.readers {
                 let reads = reader.await.map_err(|e| format!("reader: {e}"))?;
                 seen.extend(reads.seen);
-                history.reads += reads.reads;
+                history.reads += reads.done;
                 history.failed_reads += reads.failed;
             }
             history.seen.extend(seen);
@@ -164,10 +171,9 @@ struct Writer {
 }
 
 impl Writer {
-    async fn write(self) -> (Vec<Write>, u64) {
+    async fn write(self) -> Writes {
         let Self { client, mut path, stop, resting, acknowledged, started } = self;
-        let mut writes = Vec::new();
-        let mut failed = 0;
+        let mut all = Writes::default();
         let mut sequence = 0;
         while !stop.load(Ordering::Relaxed) {
             let opened = match connect(&mut path).await {
@@ -177,7 +183,7 @@ impl Writer {
                 Err(_) => None,
             };
             let Some((mut connection, server_id)) = opened else {
-                failed += 1;
+                all.failed_connections += 1;
                 path.broken();
                 tokio::time::sleep(RECONNECT_EVERY).await;
                 continue;
@@ -198,7 +204,7 @@ impl Writer {
                     Ok(Err(mysql_async::Error::Server(error))) if REFUSALS.contains(&error.code) => Outcome::Refused,
                     Ok(Err(_)) | Err(_) => Outcome::Unknown,
                 };
-                writes.push(Write { row, server_id, sent, ended: started.elapsed(), outcome });
+                all.writes.push(Write { row, server_id, sent, ended: started.elapsed(), outcome });
                 if outcome != Outcome::Acknowledged {
                     break;
                 }
@@ -210,7 +216,7 @@ impl Writer {
             tokio::spawn(async move { tokio::time::timeout(CONNECT_LIMIT, connection.disconnect()).await });
             tokio::time::sleep(RECONNECT_EVERY).await;
         }
-        (writes, failed)
+        all
     }
 }
 
@@ -234,7 +240,7 @@ async fn read(mut path: Path, stop: Arc<AtomicBool>) -> Reads {
                 all.failed += 1;
                 break;
             };
-            all.reads += 1;
+            all.done += 1;
             all.seen.extend(rows.into_iter().map(|(client, sequence)| RowId { client, sequence }));
             tokio::time::sleep(READ_EVERY).await;
         }

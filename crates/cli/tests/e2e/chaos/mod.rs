@@ -13,6 +13,7 @@ mod remains;
 mod storm;
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::cluster::{Cluster, Failure, say};
@@ -39,6 +40,8 @@ const MEMBERS: u32 = 3;
 /// The short run that every test run has.
 const SHORT: Duration = Duration::from_secs(60);
 const SHORT_SEED: u64 = 4;
+/// So many violations are shown.
+const SHOWN: usize = 40;
 /// All members have the same by then, once they are well.
 const EQUAL_LIMIT: Duration = Duration::from_secs(60);
 
@@ -131,17 +134,16 @@ fn judge(cluster: &Cluster, namespace: &str, members: &[String], history: &Histo
     if violations.is_empty() {
         return Ok(());
     }
-    const SHOWN: usize = 40;
     let mut kinds = BTreeMap::<_, u32>::new();
     for violation in &violations {
         *kinds.entry(violation.kind()).or_default() += 1;
     }
     let mut text = format!("{BROKEN}: {kinds:?}:");
     for violation in violations.iter().take(SHOWN) {
-        text.push_str(&format!("\n  {violation}"));
+        let _ = write!(text, "\n  {violation}");
     }
     for term in &remains.terms {
-        text.push_str(&format!("\n  epoch {}: server {} from {}", term.epoch, term.server_id, term.start));
+        let _ = write!(text, "\n  epoch {}: server {} from {}", term.epoch, term.server_id, term.start);
     }
     Err(text)
 }

