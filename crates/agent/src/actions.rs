@@ -99,7 +99,6 @@ fn name(action: &Action) -> &'static str {
         Action::Follow { .. } => "Follow",
         Action::StartReplication => "StartReplication",
         Action::StopReplication => "StopReplication",
-        Action::SetVariables { .. } => "SetVariables",
     }
 }
 
@@ -180,13 +179,6 @@ async fn act(shared: &Arc<Shared>, turn: Turn, stamp: Stamp, action: Action) -> 
         }
         Action::ReplayRelayLog => patiently(turn, relay::replay(Arc::clone(shared))).await,
         Action::SaveErrant { errant } => patiently(turn, errant::save(Arc::clone(shared), errant)).await,
-        Action::SetVariables { variables } => {
-            let mut session = session(shared).await?;
-            for (name, value) in &variables {
-                session.set_variable(name, value).await.map_err(|e| statement(&e))?;
-            }
-            Ok(Outcome::Done)
-        }
     }
 }
 

@@ -25,6 +25,7 @@ mod server;
 mod stamps;
 mod state;
 mod tail;
+mod variables;
 mod volume;
 
 use std::process::ExitCode;
@@ -97,6 +98,7 @@ pub(crate) struct Shared {
     pub(crate) stamps: stamps::Stamps,
     pub(crate) doing: actions::Doing,
     pub(crate) told: actions::Told,
+    pub(crate) variables: variables::InForce,
     pub(crate) relay: relay::Relay,
     pub(crate) health: health::Health,
     pub(crate) reception: std::sync::Mutex<sql::Reception>,
@@ -173,6 +175,7 @@ pub async fn run(me: Me, places: Places) -> Result<(), StartError> {
         own_marker: opening::Waiting::default(),
         donations: std::sync::Mutex::default(),
         hurry: std::sync::Mutex::default(),
+        variables: variables::InForce::default(),
         stamps,
         me,
         places,
@@ -186,6 +189,7 @@ pub async fn run(me: Me, places: Places) -> Result<(), StartError> {
     tokio::spawn(state::watch_disk(Arc::clone(&shared)));
     tokio::spawn(record::start_without_decision(Arc::clone(&shared)));
     tokio::spawn(actions::follow_passwords(Arc::clone(&shared)));
+    tokio::spawn(variables::follow(Arc::clone(&shared)));
     if shared.config.replication {
         tokio::spawn(guard::watch_the_record(Arc::clone(&shared)));
         tokio::spawn(guard::bring_back_acknowledgements(Arc::clone(&shared)));

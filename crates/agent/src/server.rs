@@ -63,6 +63,7 @@ impl Server {
         // A socket left by a killed server would be taken for a running one.
         let _ = std::fs::remove_file(shared.places.socket());
         let hash = config::hash(&shared.places);
+        shared.variables.started(&shared.places);
         let mut command = config::program(&shared.places, "mariadbd");
         command.arg(format!("--defaults-file={}", shared.places.my_cnf().display()));
         command.arg(format!("--init-file={}", login::init_file(&shared.places).display()));
@@ -111,6 +112,7 @@ impl Server {
             state.server = None;
             state.config_hash = None;
             state.trouble = None;
+            state.options_refused = None;
             state.phase = if ours {
                 Phase::Waiting
             } else if state.phase == Phase::Starting {

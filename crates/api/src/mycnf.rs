@@ -1,5 +1,9 @@
 //! Users' `my.cnf`: which options it sets, and where.
 
+mod dynamic;
+
+pub use dynamic::{DYNAMIC, fixed, variables};
+
 /// An option of a `my.cnf`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigOption {
@@ -7,6 +11,8 @@ pub struct ConfigOption {
     pub name: String,
     /// Value without quotes and comments; `None` for a bare option.
     pub value: Option<String>,
+    /// It was written with `loose_`: a server that does not know it says nothing.
+    pub loose: bool,
     /// Line, 1-based.
     pub line: u32,
 }
@@ -37,8 +43,9 @@ pub fn options(text: &str) -> Vec<ConfigOption> {
             None => (line, None),
         };
         let name = name.trim().to_lowercase().replace('-', "_");
+        let loose = name.starts_with("loose_");
         let name = name.strip_prefix("loose_").map_or(name.clone(), str::to_owned);
-        options.push(ConfigOption { name, value, line: index as u32 + 1 });
+        options.push(ConfigOption { name, value, loose, line: index as u32 + 1 });
     }
     options
 }

@@ -204,7 +204,7 @@ impl PrimaryChange {
             "metadata": {"name": format!("{PLURAL}.{}", crate::GROUP)},
             "spec": {
                 "group": crate::GROUP,
-                "names": {"kind": KIND, "plural": PLURAL, "singular": "primarychange", "shortNames": ["pc"]},
+                "names": {"kind": KIND, "plural": PLURAL, "singular": "primarychange", "shortNames": ["pcmdb"]},
                 "scope": "Namespaced",
                 "versions": [{
                     "name": crate::VERSION,

@@ -83,7 +83,9 @@ fn walk(schema: &mut JSONSchemaProps, depth: usize, borrowed: bool) {
     match &mut schema.items {
         Some(JSONSchemaPropsOrArray::Schema(items)) => walk(items, depth + 1, borrowed),
         Some(JSONSchemaPropsOrArray::Schemas(items)) => {
-            items.iter_mut().for_each(|item| walk(item, depth + 1, borrowed))
+            for item in items {
+                walk(item, depth + 1, borrowed);
+            }
         }
         None => {}
     }

@@ -27,11 +27,13 @@ pub(crate) fn render(input: &Input<'_>) -> Config {
     let agent = agent(input);
     let parts = [defaults(input), user(input), spec(input), enforced(input)];
     // Whether others joined the topology is no reason to restart a member.
-    let restart_hash = hash(&(AgentConfig { single_member: false, ..agent.clone() }, &parts));
+    let restart_hash = hash(&(AgentConfig { single_member: false, ..agent.clone() }, mycnf::fixed(&parts)));
+    let variables = serde_json::to_string_pretty(&mycnf::variables(&parts)).expect("a map of strings is JSON");
     let mut data: BTreeMap<String, String> =
         paths::CNF_PARTS.iter().map(|name| (*name).to_owned()).zip(parts).collect();
     let agent = serde_json::to_string_pretty(&agent).expect("a struct of plain fields is JSON");
     data.insert(paths::AGENT_JSON.to_owned(), agent + "\n");
+    data.insert(paths::VARIABLES_JSON.to_owned(), variables + "\n");
     Config { data, restart_hash }
 }
 

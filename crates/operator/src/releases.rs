@@ -31,13 +31,13 @@ impl Releases {
     }
 
     /// These pods of an object shall be restarted or taken away, and no others.
-    pub(crate) fn ask(&self, caches: &Caches, object: &Key, pods: BTreeSet<PodId>) {
+    pub(crate) fn ask(&self, caches: &Caches, object: &Key, pods: &BTreeSet<PodId>) {
         let news = {
             let mut book = self.book();
             if pods.is_empty() {
                 book.asked.remove(object).is_some()
             } else {
-                book.asked.insert(object.clone(), pods.clone()).as_ref() != Some(&pods)
+                book.asked.insert(object.clone(), pods.clone()).as_ref() != Some(pods)
             }
         };
         if news {
@@ -51,12 +51,12 @@ impl Releases {
     }
 
     /// These pods of a topology may go now, and no others. Says whether that is news.
-    pub(crate) fn publish(&self, topology: &Key, pods: BTreeSet<PodId>) -> bool {
+    pub(crate) fn publish(&self, topology: &Key, pods: &BTreeSet<PodId>) -> bool {
         let mut book = self.book();
         if pods.is_empty() {
             book.released.remove(topology).is_some()
         } else {
-            book.released.insert(topology.clone(), pods.clone()).as_ref() != Some(&pods)
+            book.released.insert(topology.clone(), pods.clone()).as_ref() != Some(pods)
         }
     }
 

@@ -54,6 +54,8 @@ pub mod paths {
     pub const AGENT_JSON: &str = "agent.json";
     /// The parts of `my.cnf` in [`CONFIG_DIR`], in this order: later ones win.
     pub const CNF_PARTS: [&str; 4] = ["10-defaults.cnf", "20-user.cnf", "30-spec.cnf", "40-enforced.cnf"];
+    /// File beside them: the dynamic variables that they set, name to value, which are changed in a running server.
+    pub const VARIABLES_JSON: &str = "variables.json";
     /// Secret with `root-password` (absent for an empty password).
     pub const ROOT_SECRET_DIR: &str = "/etc/mariadb-operator/root";
     /// File in [`ROOT_SECRET_DIR`].

@@ -288,7 +288,6 @@ impl World {
                 self.disconnect(n);
             }
             Action::EnsureReplicationAccounts { .. }
-            | Action::SetVariables { .. }
             | Action::Initialise { .. }
             | Action::Clone { .. }
             | Action::StartServer { .. } => {}

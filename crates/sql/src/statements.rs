@@ -328,9 +328,10 @@ impl Session {
             .await
     }
 
-    /// `SET GLOBAL` of a dynamic variable. Numbers and words as they are, everything else quoted.
+    /// `SET GLOBAL` of a dynamic variable. Numbers and words (`DEFAULT`, `ON`) as they are, everything else quoted.
     pub async fn set_variable(&mut self, name: &str, value: &str) -> Result<(), SqlError> {
-        let plain = !value.is_empty() && value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+        let plain = value.bytes().all(word) && !value.is_empty() || value.parse::<f64>().is_ok_and(f64::is_finite);
         let value = if plain { value.to_owned() } else { quote(value) };
         let name = identifier(&name.replace('-', "_"));
         self.run("SET GLOBAL", CHANGE_LIMIT, &format!("SET GLOBAL {name}={value}")).await

@@ -1,8 +1,6 @@
 //! What a member can be told to do. An [`Action`] is idempotent; a [`Command`] is an action with the
 //! (epoch, revision) of the decision it belongs to, and an agent refuses anything below the highest it has seen.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use crate::gtid::GtidPosition;
@@ -167,9 +165,4 @@ pub enum Action {
     StartReplication,
     /// `STOP SLAVE` (both threads).
     StopReplication,
-    /// `SET GLOBAL` of dynamic variables, by name.
-    SetVariables {
-        /// Name and value, as in a `my.cnf`.
-        variables: BTreeMap<String, String>,
-    },
 }

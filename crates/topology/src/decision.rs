@@ -125,6 +125,8 @@ pub enum Standing {
 /// A member, for `.status`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MemberReport {
+    /// Changed options that its server does not take over.
+    pub options_refused: Option<String>,
     /// Its name.
     pub name: MemberName,
     /// Its object.

@@ -78,6 +78,9 @@ pub struct MemberState {
     /// What is wrong with a server that runs.
     #[serde(default)]
     pub trouble: Option<Trouble>,
+    /// Changed options that the running server did not take over, and why.
+    #[serde(default)]
+    pub options_refused: Option<String>,
 }
 
 impl MemberState {
@@ -101,6 +104,7 @@ impl MemberState {
             saved: Vec::new(),
             leaving: false,
             trouble: None,
+            options_refused: None,
         }
     }
 }

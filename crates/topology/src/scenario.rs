@@ -92,6 +92,7 @@ pub(crate) fn replica_state(member: &str, server_id: u32, data_id: &str) -> Memb
         saved: Vec::new(),
         leaving: false,
         trouble: None,
+        options_refused: None,
     }
 }
 

@@ -167,7 +167,7 @@ fn replicas_without_replication() {
 fn unsupported_fields_are_named_by_path() {
     let object = object(read("01-primary.yaml"));
     let paths = api::unsupported::unsupported(&object.spec);
-    assert_eq!(paths, ["spec.metrics", "spec.replication.primary.automaticFailover"]);
+    assert_eq!(paths, ["spec.metrics"]);
 }
 
 #[test]

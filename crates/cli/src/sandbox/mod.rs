@@ -94,7 +94,7 @@ pub(crate) fn run(arguments: SandboxArguments) -> anyhow::Result<()> {
 fn down(paths: &Paths, patience: Duration) -> anyhow::Result<()> {
     match instance::stop(paths, patience) {
         Ok(()) => {
-            println!("The sandbox in {} is down. State and volumes stay for the next `up`.", paths.dir().display())
+            println!("The sandbox in {} is down. State and volumes stay for the next `up`.", paths.dir().display());
         }
         Err(error @ instance::InstanceError::NotRunning(_)) => println!("Nothing to do: {error}."),
         Err(error) => return Err(error.into()),

@@ -91,11 +91,12 @@ async fn serve(paths: &Paths, arguments: &UpArguments) -> anyhow::Result<()> {
 
 /// Starts the sandbox as a process of its own, and waits until it is ready.
 fn detach(paths: &Paths, arguments: &UpArguments) -> anyhow::Result<()> {
+    use std::os::unix::process::CommandExt as _;
     std::fs::create_dir_all(paths.dir()).with_context(|| paths.dir().display().to_string())?;
     // Left by a sandbox that was killed.
     let _ = std::fs::remove_file(paths.ready());
     let mut log = OpenOptions::new().create(true).append(true).open(paths.log()).context("log")?;
-    let begin = log.metadata().map(|m| m.len()).unwrap_or(0);
+    let begin = log.metadata().map_or(0, |m| m.len());
     writeln!(log, "--- sandbox up").context("log")?;
     let mut command = Command::new(std::env::current_exe().context("own path")?);
     command.args(["sandbox", "up", "--dir"]).arg(paths.dir());
@@ -106,7 +107,6 @@ fn detach(paths: &Paths, arguments: &UpArguments) -> anyhow::Result<()> {
     if matches!(arguments.pace, PaceName::Cluster) {
         command.args(["--pace", "cluster"]);
     }
-    use std::os::unix::process::CommandExt as _;
     command.process_group(0);
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let mut child = command.spawn().context("starting the sandbox")?;

@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn names_lead_to_topologies() {
-        let all = [object("db", None), object("reader", Some("db")), object("far", Some("reader"))];
+        let all = vec![object("db", None), object("reader", Some("db")), object("far", Some("reader"))];
         let chosen = |all: &[MariaDB], name: Option<&str>| {
             choose(all, name, "ns").map(kube::ResourceExt::name_any).map_err(|error| error.to_string())
         };
@@ -257,7 +257,7 @@ mod tests {
             chosen(&all, Some("x")),
             Err("there is no MariaDB x in namespace ns; there are: db, reader, far".to_owned())
         );
-        let two = [object("db", None), object("shop", None), object("lost", Some("gone"))];
+        let two = vec![object("db", None), object("shop", None), object("lost", Some("gone"))];
         assert!(chosen(&two, None).expect_err("refused").ends_with("name one of them: db, shop"));
         assert!(chosen(&two, Some("lost")).expect_err("refused").contains("primaryName, gone"));
         assert!(chosen(&[], None).expect_err("refused").contains("no MariaDB in namespace ns"));

@@ -130,7 +130,7 @@ async fn follow(topology: &mut Topology, id: &str, timeout: Duration) -> anyhow:
             break;
         }
         if late.elapsed() > LATE {
-            eprintln!("the operator has not written down how it went (kubectl get pc)");
+            eprintln!("the operator has not written down how it went (kubectl get primarychanges)");
             break;
         }
         tokio::time::sleep(LOOK).await;
@@ -184,7 +184,7 @@ fn foresee(root: &MariaDB, to: Option<&str>) -> Result<String, String> {
         None => {
             let others = || replication.members.iter().filter(|member| member.name != *primary);
             let preferred =
-                |member: &&MemberStatus| !replication.candidates.first().is_some_and(|first| *first == member.name);
+                |member: &&MemberStatus| replication.candidates.first().is_none_or(|first| *first != member.name);
             others().filter(|member| fit(member, most).is_ok()).min_by_key(preferred).ok_or_else(|| {
                 let why: Vec<String> = others()
                     .filter_map(|member| fit(member, most).err().map(|(_, why)| format!("{} {why}", member.name)))

@@ -286,7 +286,7 @@ impl Cluster {
         for args in [
             &["get", "mariadb,statefulsets,pods,pvc", "-n", namespace, "-o", "wide"][..],
             &["get", "events", "-n", namespace, "--sort-by=.lastTimestamp"],
-            &["get", "pc", "-n", namespace, "-o", "wide"],
+            &["get", "primarychanges", "-n", namespace, "-o", "wide"],
             &["get", "lease", "-n", namespace, "-o", "jsonpath={range .items[*]}{.metadata.annotations}{\"\\n\"}{end}"],
             &[
                 "get",

@@ -32,7 +32,12 @@ fn primary(cluster: &Cluster, namespace: &str, root: &str) -> Result<String, Fai
 }
 
 /// Waits for another primary than this one.
-fn await_other_primary(cluster: &Cluster, namespace: &str, root: &str, old: &str) -> Result<String, Failure> {
+pub(crate) fn await_other_primary(
+    cluster: &Cluster,
+    namespace: &str,
+    root: &str,
+    old: &str,
+) -> Result<String, Failure> {
     cluster.eventually(&format!("another primary than {old}"), MINUTE, || match primary(cluster, namespace, root)? {
         now if now == old => Err(format!("{now} is the primary")),
         now => Ok(now),
@@ -373,7 +378,7 @@ fn seed_chaos_script(cluster: &Cluster, namespace: &str) -> Result<(), Failure> 
     cluster.kubectl(&["get", "pods", "-n", namespace, "-l", "app=mariadb", "-o", "wide"])?;
     for i in 0..3 {
         let pod = format!("mariadb-replica-{i}");
-        let status = cluster.sql(namespace, &pod, "SHOW SLAVE STATUS\\G")?;
+        let status = slave_status(cluster, namespace, &pod)?;
         let follows = status.contains("Slave_IO_Running: Yes")
             && status.contains("Slave_SQL_Running: Yes")
             && status.contains(&format!("Master_Host: {now}"));
@@ -391,6 +396,12 @@ fn seed_chaos_script(cluster: &Cluster, namespace: &str) -> Result<(), Failure> 
         return Err(format!("mariadb-primary-svc leads to {pod}"));
     }
     cluster.await_healthy(namespace, "mariadb-primary", 2 * MINUTE)
+}
+
+/// As the seed has it typed: names and values.
+fn slave_status(cluster: &Cluster, namespace: &str, pod: &str) -> Result<String, Failure> {
+    let script = "mariadb -u root -p\"$MARIADB_ROOT_PASSWORD\" -e 'SHOW SLAVE STATUS\\G'";
+    cluster.kubectl(&["exec", pod, "-n", namespace, "-c", "mariadb", "--", "sh", "-c", script])
 }
 
 /// The seed's Job changes the primary with plain SQL, behind the operator's back, RESET MASTER included.

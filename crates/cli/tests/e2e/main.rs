@@ -10,6 +10,7 @@ mod failover;
 mod replication;
 mod resilience;
 mod switches;
+mod upkeep;
 
 use std::sync::Arc;
 
@@ -74,7 +75,7 @@ fn main() {
     let trials = |scenarios: &[(&'static str, Scenario)]| -> Vec<Trial> {
         scenarios.iter().map(|&(name, scenario)| trial(&cluster, name, scenario)).collect()
     };
-    let shared = [replication::SCENARIOS, bad_input::SCENARIOS, failover::SCENARIOS].concat();
+    let shared = [replication::SCENARIOS, bad_input::SCENARIOS, failover::SCENARIOS, upkeep::SCENARIOS].concat();
     let first = libtest_mimic::run(&arguments, trials(&shared));
     arguments.test_threads = Some(1);
     let alone = [failover::SEED_SCENARIOS, resilience::SCENARIOS, switches::SCENARIOS, chaos::scenarios()].concat();

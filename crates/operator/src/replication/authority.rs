@@ -29,6 +29,9 @@ pub(super) struct Issued {
     config: Arc<ClientConfig>,
 }
 
+/// A certificate, or why there is none.
+type News = Result<Issued, String>;
+
 /// It.
 pub(super) struct Authority {
     client: kube::Client,
@@ -37,7 +40,7 @@ pub(super) struct Authority {
     current: Option<(Issued, Instant)>,
     read: Option<Instant>,
     reading: bool,
-    news: (mpsc::UnboundedSender<Result<Issued, String>>, mpsc::UnboundedReceiver<Result<Issued, String>>),
+    news: (mpsc::UnboundedSender<News>, mpsc::UnboundedReceiver<News>),
 }
 
 impl Authority {

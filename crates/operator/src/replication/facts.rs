@@ -52,7 +52,6 @@ pub(super) fn pod(pod: Option<&Pod>, around: Around<'_>) -> observation::Pod {
         let restarted = state.running.is_some() && around.heard_in.is_some() && around.heard_in != life(pod).as_ref();
         return match &state.terminated {
             Some(end) if believed => observation::Pod::Exited { why: why_ended(end) },
-            Some(_) => observation::Pod::Running,
             None if state.running.is_none() || restarted => match ended(container) {
                 Some(end) if believed => {
                     let waits = state.waiting.as_ref().and_then(|waiting| waiting.reason.as_deref());
@@ -61,7 +60,7 @@ pub(super) fn pod(pod: Option<&Pod>, around: Around<'_>) -> observation::Pod {
                 }
                 _ => observation::Pod::Running,
             },
-            None => observation::Pod::Running,
+            Some(_) | None => observation::Pod::Running,
         };
     }
     if pod.metadata.deletion_timestamp.is_some() && address(pod).is_none() {

@@ -49,6 +49,9 @@ const FIELD_MANAGER: &str = api::names::REPLICATION_MANAGER;
 /// Topologies are looked for at least so often (a task that died is started again).
 const SWEEP: Duration = Duration::from_secs(30);
 
+/// Wakes an object's loop: namespace, name.
+pub type Wake = Arc<dyn Fn(&str, &str) + Send + Sync>;
+
 /// What this loop works with.
 #[derive(Clone)]
 pub struct Inputs {
@@ -75,7 +78,7 @@ pub struct Inputs {
     /// Which pods may be restarted or taken away.
     pub releases: Releases,
     /// Wakes the *resources* loop of an object: namespace, name.
-    pub wake: Arc<dyn Fn(&str, &str) + Send + Sync>,
+    pub wake: Wake,
 }
 
 /// Runs until `stop`.

@@ -94,7 +94,7 @@ pub(super) struct Runner {
 impl Drop for Runner {
     fn drop(&mut self) {
         self.inputs.metrics.forget(&self.of_topology());
-        self.inputs.releases.publish(&(self.namespace.clone(), self.root.clone()), BTreeSet::new());
+        self.inputs.releases.publish(&(self.namespace.clone(), self.root.clone()), &BTreeSet::new());
     }
 }
 
@@ -410,7 +410,7 @@ impl Runner {
             .iter()
             .filter_map(|member| Some((member.0.clone(), self.pod(&member.0)?.uid().unwrap_or_default())))
             .collect();
-        if self.inputs.releases.publish(&(self.namespace.clone(), self.root.clone()), released) {
+        if self.inputs.releases.publish(&(self.namespace.clone(), self.root.clone()), &released) {
             let objects: BTreeSet<&str> = intent.members.iter().map(|member| member.object.as_str()).collect();
             for object in objects {
                 (self.inputs.wake)(&self.namespace, object);

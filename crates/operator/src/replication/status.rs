@@ -207,7 +207,7 @@ fn member_status(member: &MemberReport, known: &[MemberStatus], now: Timestamp) 
     let last_error = match (&member.last_error, member.standing) {
         (Some(error), _) if error.errno != 0 => Some(format!("{}: {}", error.errno, error.message)),
         (_, Standing::Broken | Standing::Silent | Standing::Waiting) => Some(member.text.clone()),
-        _ => None,
+        _ => member.options_refused.as_ref().map(|why| format!("refuses its configuration: {why}")),
     };
     MemberStatus {
         name: member.name.0.clone(),
@@ -347,6 +347,7 @@ mod tests {
             sql: None,
             lag,
             last_error: None,
+            options_refused: None,
             binlog_pos: "0-1-5".parse().expect("a position"),
             slave_pos: GtidPosition::default(),
         }

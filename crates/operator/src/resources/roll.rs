@@ -127,7 +127,7 @@ pub(super) async fn roll(
 
 /// Asks the replication loop to let go of this pod, and of no other.
 fn ask(worker: &Worker, pod: Option<PodId>) {
-    worker.context.releases.ask(&worker.context.caches, &worker.key, pod.into_iter().collect());
+    worker.context.releases.ask(&worker.context.caches, &worker.key, &pod.into_iter().collect());
 }
 
 /// The pod to replace next.
@@ -185,7 +185,7 @@ mod tests {
     fn replicas_first_primary_last() {
         let order = |pods: &[(u32, Arc<Pod>)], primary: &str, strategy| {
             let outdated: Vec<&(u32, Arc<Pod>)> = pods.iter().collect();
-            next(pods, &outdated, Some(primary), strategy).map(|pod| pod.name_any())
+            next(pods, &outdated, Some(primary), strategy).map(kube::ResourceExt::name_any)
         };
         let replicas_first = UpdateStrategyType::ReplicasFirstPrimaryLast;
         let all = [pod(0, true), pod(1, true), pod(2, true)];

@@ -110,12 +110,15 @@ fn selects(policy: &NetworkPolicy, pod: &PolicyPod, direction: Direction) -> boo
         && spec.pod_selector.as_ref().is_none_or(|selector| matches(selector, Some(&pod.labels)))
 }
 
+/// Peers and ports of a rule, in either direction.
+type Rule = (Option<Vec<NetworkPolicyPeer>>, Option<Vec<NetworkPolicyPort>>);
+
 fn allowed(world: &PolicyWorld, policy: &NetworkPolicy, pod: &PolicyPod, direction: Direction) -> Vec<String> {
     let Some(spec) = &policy.spec else { return Vec::new() };
     let own = policy.namespace().unwrap_or_default();
     let ingress = |rule: &NetworkPolicyIngressRule| (rule.from.clone(), rule.ports.clone());
     let egress = |rule: &NetworkPolicyEgressRule| (rule.to.clone(), rule.ports.clone());
-    let rules: Vec<(Option<Vec<NetworkPolicyPeer>>, Option<Vec<NetworkPolicyPort>>)> = match direction {
+    let rules: Vec<Rule> = match direction {
         Direction::Ingress => spec.ingress.iter().flatten().map(ingress).collect(),
         Direction::Egress => spec.egress.iter().flatten().map(egress).collect(),
     };

@@ -184,7 +184,7 @@ async fn initialize(
 async fn prepare(shared: &Arc<PodShared>) {
     let mut delay = Duration::from_millis(100);
     loop {
-        let problem = match prepare_once(shared).await {
+        let problem = match Box::pin(prepare_once(shared)).await {
             Ok(()) => return,
             Err(problem) => problem,
         };

@@ -193,7 +193,7 @@ async fn disks_fill_and_hang() {
     let folder = world.paths.volumes().join(volume);
     let write = |name: &'static str| {
         let file = folder.join(name);
-        std::thread::spawn(move || std::fs::write(file, [1; 65536]))
+        std::thread::spawn(move || std::fs::write(file, vec![1; 65536]))
     };
     let wait = async |thread: std::thread::JoinHandle<std::io::Result<()>>| {
         tokio::task::spawn_blocking(move || thread.join().expect("thread")).await.expect("thread")

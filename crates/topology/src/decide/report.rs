@@ -113,6 +113,7 @@ fn member_report(pass: &Pass<'_>, refusals: &[Refusal], member: Member<'_>) -> M
         sql: replication.map(|replication| replication.sql),
         lag,
         last_error: replication.and_then(|r| r.sql_error.clone().or_else(|| r.io_error.clone())),
+        options_refused: state.and_then(|state| state.options_refused.clone()),
         binlog_pos: server.map(|server| server.gtid_binlog_pos.clone()).unwrap_or_default(),
         slave_pos: server.map(|server| server.gtid_slave_pos.clone()).unwrap_or_default(),
     }

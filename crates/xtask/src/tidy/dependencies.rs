@@ -204,7 +204,7 @@ fn unmentioned(package: &Value, complaints: &mut Vec<String>) -> anyhow::Result<
         }
         let complaint = match (dependency["kind"].as_str(), tests.contains(&word)) {
             (None, true) => "only tests mention it: a dev-dependency",
-            (None, false) | (Some("dev"), false) => "no source mentions it",
+            (None | Some("dev"), false) => "no source mentions it",
             _ => continue,
         };
         complaints.push(format!("{}: {name}: {complaint}", text(package, "name")));

@@ -136,8 +136,10 @@ impl Cluster {
     }
 }
 
+/// Without acknowledgements, which fake servers do not give; and the primary stays where it is.
 fn replicated(replicas: u32) -> Value {
-    json!({"replicas": replicas, "replication": {"enabled": true}})
+    json!({"replicas": replicas, "replication": {"enabled": true, "semiSyncEnabled": false,
+        "primary": {"automaticFailover": false}}})
 }
 
 #[tokio::test]
