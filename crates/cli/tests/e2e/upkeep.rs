@@ -207,7 +207,7 @@ fn a_full_disk_while_cloning(cluster: &Cluster, namespace: &str) -> Result<(), F
         return Ok(());
     }
     cluster.apply(namespace, &reader)?;
-    cluster.await_condition(namespace, "reader", ("ReplicationHealthy", "False", "DiskFull"), 2 * MINUTE)?;
+    cluster.await_condition(namespace, "reader", ("ReplicationHealthy", "False", "No space left"), 2 * MINUTE)?;
     // The donor is none the worse for it.
     write_rows(cluster, namespace, "db-0", 5)?;
     await_rows(cluster, namespace, &["db-0"], 10)?;
