@@ -85,6 +85,7 @@ impl World {
     ) -> Result<Option<Result<(), String>>, Box<Violation>> {
         let stale = command.stamp < self.members[n].disk.accepted && self.settings.mutant != Some(Mutant::NoCompare);
         if stale {
+            self.tell_order(n, command, Some("a later decision was accepted already"));
             return Ok(Some(Err("stale".to_owned())));
         }
         let member = &mut self.members[n];
@@ -92,8 +93,12 @@ impl World {
         member.sequence += 1;
         member.idle_since = self.now;
         member.resumes = None;
-        self.tell(|| format!("db-{n} {} {:?}", crate::operator::stamp(command.stamp), command.action));
-        self.act(operator, n, command)
+        self.tell_order(n, command, None);
+        let result = self.act(operator, n, command)?;
+        if let Some(Err(why)) = &result {
+            self.tell(|| format!("  db-{n} could not: {why}"));
+        }
+        Ok(result)
     }
 
     fn act(
@@ -130,7 +135,7 @@ impl World {
                     return refuse("no data");
                 }
                 if member.process.is_none() {
-                    start(member, *as_replica);
+                    self.start(n, *as_replica)?;
                 }
                 return done;
             }
@@ -148,7 +153,7 @@ impl World {
         let Some(process) = member.process.as_mut() else { return refuse("no server") };
         match &command.action {
             Action::RestartServer => {
-                start(member, false);
+                self.start(n, false)?;
             }
             Action::OpenForWrites { opening } => {
                 lock(&mut member.disk, process, &opening.lock, mutant);
@@ -228,6 +233,7 @@ impl World {
                     return refuse("a replication thread runs");
                 }
                 for entry in [member.disk.aside.clone(), member.disk.relay.clone()].concat() {
+                    let member = &mut self.members[n];
                     let last = member.disk.last_sequence();
                     if entry.sequence == last
                         && member.disk.content.last().is_some_and(|own| own.gtid() != entry.gtid())
@@ -240,9 +246,10 @@ impl World {
                     if entry.sequence > last {
                         member.disk.content.push(entry);
                         member.disk.slave_pos = Some(entry);
+                        self.trace(entry, || format!("applied by db-{n}, from its relay log files"));
                     }
                 }
-                member.disk.relay.clear();
+                self.members[n].disk.relay.clear();
             }
             Action::SaveErrant { errant } => {
                 member.claims_saved.extend(errant.iter().copied());
@@ -299,8 +306,8 @@ impl World {
     fn forget_relay_log(&mut self, n: usize) -> Result<(), Box<Violation>> {
         let relay = std::mem::take(&mut self.members[n].disk.relay);
         let aside = std::mem::take(&mut self.members[n].disk.aside);
-        self.check_discard(n, &relay)?;
-        self.check_discard(n, &aside)
+        self.check_discard(n, &relay, "forgotten with the relay log")?;
+        self.check_discard(n, &aside, "forgotten with what was kept aside")
     }
 
     /// What is in the relay log would be thrown away: the agent keeps it until it was fetched again.
@@ -308,7 +315,7 @@ impl World {
         let disk = &mut self.members[n].disk;
         let relay = std::mem::take(&mut disk.relay);
         if self.settings.mutant == Some(Mutant::KeepNothingAside) {
-            return self.check_discard(n, &relay);
+            return self.check_discard(n, &relay, "thrown away with the relay log");
         }
         let new = relay.into_iter().filter(|entry| disk.aside.last().is_none_or(|last| last.sequence < entry.sequence));
         disk.aside.extend(new.collect::<Vec<_>>());
@@ -320,7 +327,7 @@ impl World {
         let disk = &mut self.members[n].disk;
         if disk.aside.last().is_some_and(|last| last.sequence <= disk.last_sequence()) {
             let aside = std::mem::take(&mut disk.aside);
-            return self.check_discard(n, &aside);
+            return self.check_discard(n, &aside, "applied, and not kept aside any more");
         }
         Ok(())
     }
@@ -387,6 +394,12 @@ impl World {
         }
         let from = self.members[donor].disk.clone();
         self.check_wipe(n, &from.content)?;
+        for entry in self.members[n].disk.content.clone() {
+            self.trace(entry, || format!("gone from db-{n} with its former data"));
+        }
+        for entry in &from.content {
+            self.trace(*entry, || format!("in the copy that db-{n} got from db-{donor}"));
+        }
         let accepted = self.members[n].disk.accepted;
         let position = from.content.last().copied();
         self.disconnect(n);
@@ -465,8 +478,8 @@ impl World {
         let member = &mut self.members[n];
         member.disk.accepted = record.stamp();
         member.idle_since = self.now;
-        start(member, false);
-        member.resumes = Some(record);
+        self.start(n, false)?;
+        self.members[n].resumes = Some(record);
         self.tell(|| format!("db-{n} starts by itself"));
         Ok(())
     }
@@ -488,6 +501,25 @@ impl World {
             }
             member.sequence += 1;
         }
+    }
+
+    /// Its server starts on the data that is there.
+    fn start(&mut self, n: usize, as_replica: bool) -> Result<(), Box<Violation>> {
+        let disk = &mut self.members[n].disk;
+        let mut dropped = Vec::new();
+        if as_replica {
+            let keep = disk.content.len() - disk.waiting;
+            dropped = disk.content.split_off(keep);
+            disk.binlog_from = disk.binlog_from.min(keep);
+        }
+        // Otherwise recovery commits what its binary log holds: nobody was told, and nobody can be now.
+        disk.waiting = 0;
+        let member = &mut self.members[n];
+        member.process = Some(Process::new());
+        member.locks_stamp = topology::Stamp::default();
+        (member.marker, member.fence) = (None, None);
+        member.sequence += 1;
+        self.check_discard(n, &dropped, "dropped in the crash recovery")
     }
 
     /// The agent's report.
@@ -586,19 +618,4 @@ fn lock(disk: &mut Disk, process: &mut Process, accounts: &[String], mutant: Opt
             process.connected.remove(&id);
         }
     }
-}
-
-fn start(member: &mut crate::world::Member, as_replica: bool) {
-    if as_replica {
-        let keep = member.disk.content.len() - member.disk.waiting;
-        member.disk.content.truncate(keep);
-        member.disk.binlog_from = member.disk.binlog_from.min(keep);
-    }
-    // Otherwise recovery commits what its binary log holds: nobody was told, and nobody can be now.
-    member.disk.waiting = 0;
-    member.process = Some(Process::new());
-    member.locks_stamp = topology::Stamp::default();
-    member.marker = None;
-    member.fence = None;
-    member.sequence += 1;
 }

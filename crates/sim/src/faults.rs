@@ -3,7 +3,7 @@
 use rand::Rng as _;
 
 use crate::server::Disk;
-use crate::world::{Node, World};
+use crate::world::{More, Node, World};
 
 impl World {
     fn count(&mut self, kind: &'static str) {
@@ -16,8 +16,14 @@ impl World {
         // The primary is the most interesting one.
         let holder = self.lease.record.holder.as_ref().and_then(|holder| self.index(&holder.member));
         let n = if self.chance(2) { holder.unwrap_or(n) } else { n };
-        let lost = self.settings.losses.is_some_and(|one_in| self.chance(one_in));
-        match if lost { 97 } else { self.rng.random_range(0..100) } {
+        let settings = self.settings.more;
+        let more = settings.filter(|_| self.chance(5));
+        let kind = match more {
+            Some(More::DiskLost) => 97,
+            Some(More::OperatorStopped) => 90,
+            None => self.rng.random_range(0..100),
+        };
+        match kind {
             0..20 => {
                 self.tell(|| format!("FAULT the server of db-{n} is killed"));
                 self.count("server killed");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::laws::Violation;
+use crate::laws::{Law, Violation};
 use crate::server::Entry;
 use crate::world::{Member, World};
 
@@ -50,7 +50,7 @@ impl World {
             }
         }
         let how = self.operators.last().map(|operator| format!("{} ({})", operator.health, operator.operation));
-        Err(unequal.unwrap_or_else(|| self.broken("healthy when faults are over", how.unwrap_or_default())))
+        Err(unequal.unwrap_or_else(|| self.broken(Law::Healthy, None, how.unwrap_or_default())))
     }
 
     fn is_well(&self) -> bool {
@@ -60,7 +60,7 @@ impl World {
     /// All acknowledged transactions are there; `Some`: and members differ.
     fn check_end(&mut self) -> Result<Option<Box<Violation>>, Box<Violation>> {
         let Some(primary) = self.holder() else {
-            return Err(self.broken("healthy when faults are over", "no primary".to_owned()));
+            return Err(self.broken(Law::Healthy, None, "no primary".to_owned()));
         };
         self.check_opened(primary)?;
         Ok(self.check_equal(primary).err())
@@ -87,7 +87,7 @@ impl World {
         let errant = self.members.iter().any(holds_more);
         if !(holder_lost && (record.solo || ackers_lost || errant)) {
             let how = format!("{asked} stands although the data is there");
-            return Err(self.broken("a person is asked only where data is lost", how));
+            return Err(self.broken(Law::PersonAskedRightly, None, how));
         }
         let has = |n: usize, entry: Entry| self.members[n].disk.can_have(entry);
         let held = |n: usize| self.acknowledged.iter().filter(|(entry, _)| has(n, *entry)).count();

@@ -2,27 +2,73 @@
 
 use std::fmt;
 
-use crate::server::Entry;
-use crate::world::World;
+use crate::server::{Entry, Io, Process};
+use crate::world::{Member, Node, Settings, World};
+
+/// What must hold (docs/failover.md, section 10).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Law {
+    /// What was acknowledged is on every later primary, while a disk that holds it survives.
+    NothingLost,
+    /// In one epoch one member is opened.
+    OneWriter,
+    /// Once another member holds the record, the former holder cannot return a commit to anybody.
+    FormerIsMute,
+    /// Nobody's data or relay log goes that alone holds an acknowledged transaction.
+    NeverTheLastCopy,
+    /// What the primary has not is saved before it goes.
+    ErrantSaved,
+    /// With faults over all is well within a bounded number of passes.
+    Healthy,
+    /// Then every member has the same, in the same order.
+    Equal,
+    /// A person is asked only where data is gone.
+    PersonAskedRightly,
+    /// Without a promise: what was lost is told.
+    LossTold,
+}
+
+impl fmt::Display for Law {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NothingLost => "no acknowledged transaction is lost",
+            Self::OneWriter => "one writer in one epoch",
+            Self::FormerIsMute => "a former primary cannot acknowledge anything",
+            Self::NeverTheLastCopy => "nobody is wiped who alone holds an acknowledged transaction",
+            Self::ErrantSaved => "errant transactions are saved before they go",
+            Self::Healthy => "healthy when faults are over",
+            Self::Equal => "members are equal when all is well",
+            Self::PersonAskedRightly => "a person is asked only where data is lost",
+            Self::LossTold => "what may be lost is told",
+        })
+    }
+}
 
 /// A law that was broken.
 #[derive(Debug)]
 pub struct Violation {
     /// The run.
-    pub seed: u64,
+    pub settings: Settings,
     /// Which law.
-    pub law: &'static str,
+    pub law: Law,
     /// How.
     pub how: String,
-    /// What happened before, one line each.
+    /// What happened before, one line each; kept only where [`crate::Settings::story`] is set.
     pub story: Vec<String>,
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "seed {}: {}: {}", self.seed, self.law, self.how)?;
-        let from = self.story.len().saturating_sub(150);
-        for line in &self.story[from..] {
+        let Settings { seed, stop, mutant, .. } = &self.settings;
+        write!(f, "seed {seed}")?;
+        if let Some(stop) = stop {
+            write!(f, ", the operator stopped {stop:?}")?;
+        }
+        if let Some(mutant) = mutant {
+            write!(f, ", {mutant:?}")?;
+        }
+        writeln!(f, ": {}: {}", self.law, self.how)?;
+        for line in &self.story {
             writeln!(f, "  {line}")?;
         }
         Ok(())
@@ -30,26 +76,10 @@ impl fmt::Display for Violation {
 }
 
 impl World {
+    /// `about`: the transaction whose own story is told at the end.
     #[expect(clippy::unnecessary_box_returns, reason = "every function here returns it so: it is rare and large")]
-    pub(crate) fn broken(&self, law: &'static str, how: String) -> Box<Violation> {
-        let mut story = self.story.clone();
-        if self.settings.story {
-            story.extend(self.portrait());
-        }
-        Box::new(Violation { seed: self.seed, law, how, story })
-    }
-
-    /// The record and every member, as they are.
-    fn portrait(&self) -> Vec<String> {
-        let record = &self.lease.record;
-        let holder = record.holder.as_ref().map_or("nobody", |holder| holder.member.0.as_str());
-        let ackers: Vec<&str> = record.ackers.values().map(|acker| acker.member.0.as_str()).collect();
-        let solo = if record.solo { ", solo" } else { "" };
-        let epoch = record.epoch;
-        let mut lines =
-            vec![format!("in the end: {holder} is primary of epoch {epoch}, ackers: {}{solo}", ackers.join(" "))];
-        lines.extend(self.members.iter().map(|member| format!("  {}: {}", member.name, member.portrait())));
-        lines
+    pub(crate) fn broken(&self, law: Law, about: Option<Entry>, how: String) -> Box<Violation> {
+        Box::new(Violation { settings: self.settings.clone(), law, how, story: self.whole_story(about) })
     }
 
     /// Some disk still has it.
@@ -72,7 +102,7 @@ impl World {
             }
             if self.survives(entry) && !self.given_up.contains(&entry) {
                 let how = format!("db-{n} was opened without {entry}, which was acknowledged");
-                return Err(self.broken("no acknowledged transaction is lost", how));
+                return Err(self.broken(Law::NothingLost, Some(entry), how));
             }
         }
         Ok(())
@@ -85,7 +115,7 @@ impl World {
         let opened = self.opened.entry(epoch).or_insert_with(|| data_id.clone());
         if *opened != data_id {
             let how = format!("db-{n} was opened in epoch {epoch}, which is another one's");
-            return Err(self.broken("one writer in one epoch", how));
+            return Err(self.broken(Law::OneWriter, None, how));
         }
         Ok(())
     }
@@ -98,7 +128,7 @@ impl World {
             let equal = own.iter().zip(all).take_while(|(a, b)| a == b).count();
             if equal < own.len().min(all.len()) {
                 let how = format!("db-{n} has {} where the primary db-{primary} has {}", own[equal], all[equal]);
-                return Err(self.broken("members are equal when all is well", how));
+                return Err(self.broken(Law::Equal, Some(own[equal]), how));
             }
         }
         Ok(())
@@ -107,6 +137,7 @@ impl World {
     /// A commit was acknowledged to a client by member `n`.
     pub(crate) fn acknowledge(&mut self, n: usize, entry: Entry) -> Result<(), Box<Violation>> {
         let epoch = self.members[n].process.as_ref().map_or(0, |process| process.epoch);
+        self.trace(entry, || format!("acknowledged to its client by db-{n}, opened in epoch {epoch}"));
         self.acknowledged.push((entry, epoch));
         self.stats.acknowledged += 1;
         let holder = self.lease.record.holder.as_ref().filter(|_| self.lease.record.epoch > epoch);
@@ -119,19 +150,22 @@ impl World {
                 "db-{n} acknowledged {entry} in epoch {epoch} after {} had taken over without it",
                 successor.name
             );
-            return Err(self.broken("no acknowledged transaction is lost", how));
+            return Err(self.broken(Law::NothingLost, Some(entry), how));
         }
         let Some(data_id) = self.members[n].disk.data_id.clone() else { return Ok(()) };
         let writer = self.writers.entry(epoch).or_insert_with(|| data_id.clone());
         if *writer != data_id && self.settings.durability.promises() {
             let how = format!("db-{n} acknowledged {entry} in epoch {epoch}, which is another one's");
-            return Err(self.broken("one writer in one epoch", how));
+            return Err(self.broken(Law::OneWriter, None, how));
         }
         Ok(())
     }
 
     /// These went from member `n`'s disk.
-    pub(crate) fn check_discard(&self, n: usize, entries: &[Entry]) -> Result<(), Box<Violation>> {
+    pub(crate) fn check_discard(&mut self, n: usize, entries: &[Entry], how: &str) -> Result<(), Box<Violation>> {
+        for entry in entries {
+            self.trace(*entry, || format!("{how} of db-{n}"));
+        }
         self.alone(n, entries, |entry| self.survives(entry))
     }
 
@@ -140,7 +174,35 @@ impl World {
         let lost = gone.iter().find(|e| !self.given_up.contains(*e) && !survives(**e) && acknowledged(**e));
         let Some(entry) = lost else { return Ok(()) };
         let how = format!("db-{n} alone held {entry}");
-        Err(self.broken("nobody is wiped who alone holds an acknowledged transaction", how))
+        Err(self.broken(Law::NeverTheLastCopy, Some(*entry), how))
+    }
+
+    /// Could a commit return to a client on member `n` now, or as soon as a replica connects?
+    fn could_acknowledge(&self, n: usize) -> bool {
+        let member = &self.members[n];
+        let Some(process) = member.process.as_ref().filter(|process| process.answers() && !process.read_only) else {
+            return false;
+        };
+        let would_acknowledge = |(other, replica): (usize, &Member)| {
+            let let_in =
+                process.connected.contains(&replica.server_id) || !member.disk.locked.contains(&replica.server_id);
+            let receives = |p: &Process| p.answers() && matches!(p.io, Io::Yes | Io::Connecting);
+            replica.disk.source == Some(n)
+                && replica.process.as_ref().is_some_and(receives)
+                && let_in
+                && self.reach(Node::Member(n), Node::Member(other))
+        };
+        !process.waits || self.members.iter().enumerate().any(would_acknowledge)
+    }
+
+    /// Whoever is not the holder any more cannot return a commit, wherever it is and whatever it knows.
+    pub(crate) fn check_former_primaries(&self) -> Result<(), Box<Violation>> {
+        let holder = self.holder();
+        let former = (0..self.members.len()).filter(|n| Some(*n) != holder && self.lease.record.holder.is_some());
+        let Some(loud) = former.into_iter().find(|n| self.could_acknowledge(*n)) else { return Ok(()) };
+        let epoch = self.members[loud].process.as_ref().map_or(0, |process| process.epoch);
+        let how = format!("db-{loud}, opened in epoch {epoch}, could acknowledge in epoch {}", self.lease.record.epoch);
+        Err(self.broken(Law::FormerIsMute, None, how))
     }
 
     /// Member `n`'s data is about to be replaced by this.
@@ -159,7 +221,7 @@ impl World {
                 .any(|e| e.server_id == entry.server_id && e.known < entry.sequence && entry.sequence <= e.last);
             if !known && !saved {
                 let how = format!("{entry} of db-{n} was neither on the primary nor saved");
-                return Err(self.broken("errant transactions are saved before they go", how));
+                return Err(self.broken(Law::ErrantSaved, Some(entry), how));
             }
         }
         Ok(())

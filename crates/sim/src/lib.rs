@@ -9,22 +9,26 @@ mod many;
 mod mutant;
 mod operator;
 mod server;
+mod story;
 mod world;
 
-pub use laws::Violation;
+pub use laws::{Law, Violation};
 pub use many::{many, settings};
 pub use mutant::Mutant;
-pub use world::{Settings, Stats, World};
+use world::World;
+pub use world::{More, Settings, Stats, Stop};
 
 /// One run. `Err`: a law was broken; the story is in it.
-pub fn run(seed: u64, settings: &Settings) -> Result<Stats, Box<Violation>> {
+pub fn run(settings: &Settings) -> Result<Stats, Box<Violation>> {
     // Stories cost more than the run: only one that broke a law is told, when it is played again.
-    play(seed, settings).or_else(|_| play(seed, &Settings { story: true, ..settings.clone() }))
+    let quiet = Settings { story: false, ..settings.clone() };
+    World::new(quiet).play().map(|world| world.stats).map_err(|violation| tell(settings).1.unwrap_or(violation))
 }
 
-fn play(seed: u64, settings: &Settings) -> Result<Stats, Box<Violation>> {
-    let mut world = World::new(seed, settings.clone());
-    world.live()?;
-    world.heal()?;
-    Ok(world.stats)
+/// One run and its story, and what law it broke.
+pub fn tell(settings: &Settings) -> (String, Option<Box<Violation>>) {
+    match World::new(Settings { story: true, ..settings.clone() }).play() {
+        Ok(world) => (world.whole_story(None).join("\n"), None),
+        Err(violation) => (violation.story.join("\n"), Some(violation)),
+    }
 }

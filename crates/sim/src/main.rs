@@ -8,36 +8,48 @@ fn main() -> ExitCode {
     let (mut runs, mut seed, mut mutant) = (None, None, None::<Mutant>);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
-        if word == "--mutant" {
-            let name = words.next().unwrap_or_default();
-            mutant = Mutant::ALL.into_iter().find(|mutant| format!("{mutant:?}") == name);
-            if mutant.is_none() {
-                return usage();
+        let value = words.next().unwrap_or_default();
+        let understood = match word.as_str() {
+            "--runs" => number(&value, &mut runs),
+            "--seed" => number(&value, &mut seed),
+            "--mutant" => {
+                mutant = Mutant::ALL.into_iter().find(|mutant| format!("{mutant:?}") == value);
+                mutant.is_some()
             }
-            continue;
-        }
-        let place = match word.as_str() {
-            "--runs" => &mut runs,
-            "--seed" => &mut seed,
-            _ => return usage(),
+            _ => false,
         };
-        let Some(number) = words.next().and_then(|text| text.parse::<u64>().ok()) else { return usage() };
-        *place = Some(number);
+        if !understood {
+            eprintln!("usage: sim [--runs N] [--seed S] [--mutant NAME]");
+            return ExitCode::from(2);
+        }
     }
-    let runs = runs.unwrap_or(if seed.is_some() { 1 } else { 20_000 });
+    let settings = |seed| mutant.map_or_else(|| sim::settings(seed), |mutant| mutant.settings(seed));
+    if let (Some(seed), None) = (seed, runs) {
+        let (story, violation) = sim::tell(&settings(seed));
+        println!("{story}");
+        return match violation {
+            None => {
+                println!("every law holds");
+                ExitCode::SUCCESS
+            }
+            Some(violation) => {
+                println!("{}: {}", violation.law, violation.how);
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let runs = runs.unwrap_or(20_000);
     let began = std::time::Instant::now();
-    let (stats, violation) = sim::many(seed.unwrap_or(0), runs, |seed| {
-        mutant.map_or_else(|| sim::settings(seed), |mutant| mutant.settings(seed))
-    });
-    if let Some(violation) = violation {
-        println!("{violation}again: cargo run -p sim -- --seed {}", violation.seed);
+    let (stats, violation) = sim::many(seed.unwrap_or(0), runs, settings);
+    if let Some((seed, violation)) = violation {
+        println!("{violation}again: cargo run -p sim -- --seed {seed}");
         return ExitCode::FAILURE;
     }
     println!("{runs} runs in {:.1} s, {stats}", began.elapsed().as_secs_f64());
     ExitCode::SUCCESS
 }
 
-fn usage() -> ExitCode {
-    eprintln!("usage: sim [--runs N] [--seed S] [--mutant NAME]");
-    ExitCode::from(2)
+fn number(text: &str, place: &mut Option<u64>) -> bool {
+    *place = text.parse().ok();
+    place.is_some()
 }

@@ -1,6 +1,7 @@
 //! Ways to break what is decided or carried out. Each must be caught.
 
-use crate::world::Settings;
+use crate::laws::Law;
+use crate::world::{More, Settings};
 
 /// What is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,21 +28,57 @@ pub enum Mutant {
     NoCompareAndSwap,
     /// Errant transactions are said to be saved, and are not.
     SaveNothing,
+    /// A former primary's own events are skipped when they come back to it (`rpl_semi_sync_slave_enabled=OFF`).
+    SkipOwnEvents,
+    /// Members that still follow a former primary are left alone.
+    FollowOnce,
     /// Relay logs that a start of replication throws away are not kept aside.
     KeepNothingAside,
 }
 
 impl Mutant {
+    /// The laws that it breaks.
+    #[must_use]
+    pub fn breaks(self) -> &'static [Law] {
+        match self {
+            Mutant::SkipDrain | Mutant::IgnoreSolo | Mutant::AdmitBeforeRecording => &[Law::NothingLost],
+            Mutant::ExpelWithoutMarker => &[Law::NothingLost, Law::NeverTheLastCopy],
+            Mutant::ForgetEpoch => &[Law::OneWriter],
+            Mutant::ResetMaster => &[Law::NothingLost, Law::Equal],
+            // Seen as a loss, or as the danger of one.
+            Mutant::NoFence | Mutant::LockWithoutKill | Mutant::NoCompareAndSwap => {
+                &[Law::NothingLost, Law::FormerIsMute, Law::OneWriter]
+            }
+            // Whatever was ordered once may happen at any time.
+            Mutant::NoCompare => &[
+                Law::NothingLost,
+                Law::FormerIsMute,
+                Law::OneWriter,
+                Law::Equal,
+                Law::ErrantSaved,
+                Law::NeverTheLastCopy,
+            ],
+            Mutant::SaveNothing => &[Law::ErrantSaved],
+            Mutant::SkipOwnEvents => &[Law::Equal],
+            Mutant::FollowOnce => &[Law::Healthy],
+            Mutant::KeepNothingAside => &[Law::NeverTheLastCopy],
+        }
+    }
+
     /// What a run must be like for this to matter.
     #[must_use]
     pub fn settings(self, seed: u64) -> Settings {
-        // What is thrown away is missed only when nobody else has it any more.
-        let losses = (self == Mutant::KeepNothingAside).then_some(5);
-        Settings { mutant: Some(self), losses, ..crate::settings(seed) }
+        let more = match self {
+            // What is thrown away is missed only when nobody else has it any more.
+            Mutant::KeepNothingAside => Some(More::DiskLost),
+            Mutant::NoCompare | Mutant::NoCompareAndSwap => Some(More::OperatorStopped),
+            _ => None,
+        };
+        Settings { mutant: Some(self), more, ..crate::settings(seed) }
     }
 
     /// All of them.
-    pub const ALL: [Mutant; 12] = [
+    pub const ALL: [Mutant; 14] = [
         Mutant::SkipDrain,
         Mutant::ForgetEpoch,
         Mutant::ResetMaster,
@@ -53,6 +90,8 @@ impl Mutant {
         Mutant::NoCompare,
         Mutant::NoCompareAndSwap,
         Mutant::SaveNothing,
+        Mutant::SkipOwnEvents,
+        Mutant::FollowOnce,
         Mutant::KeepNothingAside,
     ];
 }

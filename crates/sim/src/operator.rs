@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand::Rng as _;
+use topology::action::Action;
 use topology::member::{MemberName, MemberState};
 use topology::memory::Memory;
 use topology::observation::{Agent, Claim, Observation, Pod, Seen};
 use topology::plan::PlanKind;
-use topology::{Command, Course, Decision, Record, Stamp, Time, decide};
+use topology::{Command, Course, Decision, Record, Time, decide};
 
 use crate::mutant::Mutant;
-use crate::world::{Message, Node, World};
+use crate::story::stamp;
+use crate::world::{Message, Node, Stop, World};
 
 /// An operator.
 #[derive(Debug, Clone)]
@@ -41,10 +43,6 @@ pub(crate) struct Operator {
 enum Heard {
     State(Box<MemberState>),
     Silent(Time),
-}
-
-pub(crate) fn stamp(stamp: Stamp) -> String {
-    format!("({},{})", stamp.epoch, stamp.revision)
 }
 
 impl Operator {
@@ -116,24 +114,47 @@ impl World {
         operator.health.clone_from(&decision.report.health.message);
         operator.operation = decision.report.operation.clone().unwrap_or_default();
         self.spoil(&record, &mut decision);
-        if self.operators[i].to_stop && (decision.record.is_some() || !decision.orders.is_empty()) {
-            let wait = Duration::from_millis(self.rng.random_range(100..4000));
-            let at = self.now.after(wait);
-            if self.chance(2) {
-                // After its swap: its orders are on their way for long.
-                self.tell(|| "the operator is stopped after its swap; its orders come late".to_owned());
-                self.operators[i].alive = false;
-                self.operators[i].orders_take = wait;
-                self.swap_and_tell(i, &decision, version);
+        if decision.record.is_some() || !decision.orders.is_empty() {
+            let forced = match self.settings.stop {
+                Some(Stop::BeforeSwap(at)) if at == self.stats.decisions => Some(false),
+                Some(Stop::BeforeOrders(at)) if at == self.stats.decisions => Some(true),
+                _ => None,
+            };
+            self.stats.decisions += 1;
+            let by_chance = self.operators[i].to_stop.then(|| self.chance(2));
+            if let Some(after_swap) = forced.or(by_chance) {
+                self.stop(i, decision, version, after_swap);
                 return;
             }
-            self.operators[i].late = Some((Box::new(decision), version, at));
-            self.tell(|| "the operator is stopped in the middle; another one takes over".to_owned());
-            let id = self.rng.random_range(2..u64::MAX);
-            self.operators.push(Operator::new(id));
-            return;
         }
         self.swap_and_tell(i, &decision, version);
+    }
+
+    /// It is stopped in the middle of a decision, and goes on later.
+    fn stop(&mut self, i: usize, decision: Decision, version: u64, after_swap: bool) {
+        let wait = Duration::from_millis(self.rng.random_range(100..4000));
+        if after_swap {
+            self.tell(|| "the operator is stopped after its swap; its orders come late".to_owned());
+            self.operators[i].alive = false;
+            self.operators[i].orders_take = wait;
+            self.swap_and_tell(i, &decision, version);
+            return;
+        }
+        self.operators[i].late = Some((Box::new(decision), version, self.now.after(wait)));
+        self.tell(|| "the operator is stopped in the middle; another one takes over".to_owned());
+        let id = self.rng.random_range(2..u64::MAX);
+        self.operators.push(Operator::new(id));
+    }
+
+    /// Counts an action. `true`: it was the operator's last.
+    fn dies_after_this(&mut self, i: usize) -> bool {
+        let last = self.settings.stop == Some(Stop::AfterAction(self.stats.actions));
+        self.stats.actions += 1;
+        if last {
+            self.tell(|| "the operator dies".to_owned());
+            self.operators[i].alive = false;
+        }
+        last
     }
 
     fn swap_and_tell(&mut self, i: usize, decision: &Decision, version: u64) {
@@ -148,14 +169,20 @@ impl World {
                 || self.lease.record.ackers != record.ackers
                 || self.lease.record.solo != record.solo
             {
-                let holder = record.holder.as_ref().map(|holder| holder.member.0.clone());
-                let ackers: Vec<_> = record.ackers.values().map(|acker| acker.member.0.clone()).collect();
-                let (text, solo) = (stamp(record.stamp()), record.solo);
-                self.tell(|| format!("record {text} holder {holder:?} ackers {ackers:?} solo {solo}"));
+                self.tell(|| {
+                    let holder = record.holder.as_ref().map_or("nobody", |holder| holder.member.0.as_str());
+                    let ackers: Vec<_> = record.ackers.values().map(|acker| acker.member.0.as_str()).collect();
+                    let ackers = if ackers.is_empty() { "none".to_owned() } else { ackers.join(" and ") };
+                    let solo = if record.solo { ", solo" } else { "" };
+                    format!("{} RECORD: {holder} is primary, ackers: {ackers}{solo}", stamp(record.stamp()))
+                });
             }
             self.lease.record = record.clone();
             self.lease.version += 1;
             self.operators[i].kept = Some((record.clone(), self.lease.version));
+            if self.dies_after_this(i) {
+                return;
+            }
             if self.chance(60) {
                 // The swap succeeded, and its answer is lost.
                 self.operators[i].kept = None;
@@ -181,6 +208,9 @@ impl World {
             let operator = self.operators[i].id;
             let at = now.after(wait + self.operators[i].orders_take);
             self.messages.push((at, Message::Orders { operator, member: n, commands }));
+            if self.dies_after_this(i) {
+                return;
+            }
         }
     }
 
@@ -242,6 +272,13 @@ impl World {
     /// Breaks a decision on purpose.
     fn spoil(&mut self, before: &Record, decision: &mut Decision) {
         let Some(mutant) = self.settings.mutant else { return };
+        if mutant == Mutant::FollowOnce {
+            let follows = |name: &MemberName| {
+                self.members.iter().any(|member| member.name == *name && member.disk.source.is_some())
+            };
+            decision.orders.retain(|order| !matches!(order.action, Action::Follow { .. }) || !follows(&order.member));
+            return;
+        }
         let at_times = self.chance(2);
         let Some(record) = decision.record.as_mut() else { return };
         match mutant {

@@ -163,36 +163,3 @@ impl Process {
         self.starting == 0 && !self.frozen
     }
 }
-
-/// Runs of one writer: `0-1-1..40 0-2-41..43`.
-pub(crate) fn spans(entries: &[Entry]) -> String {
-    let runs = entries.chunk_by(|a, b| a.server_id == b.server_id && a.sequence + 1 == b.sequence);
-    let text = runs.map(|run| match run {
-        [] => String::new(),
-        [one] => one.to_string(),
-        [first, .., last] => format!("{first}..{}", last.sequence),
-    });
-    let text = text.collect::<Vec<_>>().join(" ");
-    if text.is_empty() { "nothing".to_owned() } else { text }
-}
-
-impl Disk {
-    /// For people.
-    pub(crate) fn portrait(&self) -> String {
-        if self.data_id.is_none() {
-            return "no data".to_owned();
-        }
-        let mut parts = vec![spans(&self.content)];
-        if self.binlog_from > 0 {
-            parts.push(format!("its binary log begins after {} of them", self.binlog_from));
-        }
-        let waiting = &self.content[self.content.len() - self.waiting..];
-        for (name, entries) in [("unacknowledged", waiting), ("received", &self.relay), ("aside", &self.aside)] {
-            if !entries.is_empty() {
-                parts.push(format!("{name} {}", spans(entries)));
-            }
-        }
-        parts.extend(self.slave_pos.map(|position| format!("replicated up to {position}")));
-        parts.join(", ")
-    }
-}

@@ -18,21 +18,45 @@ use crate::server::{Disk, Entry, Io, Process};
 /// A step of the world.
 pub(crate) const STEP: Duration = Duration::from_millis(100);
 
+/// The operator is stopped once, in every run at another point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// It dies right after its n-th action: a swap of the record, or an order sent.
+    AfterAction(u64),
+    /// At its n-th decision it is stopped before the swap, and carries on later, when another one has taken over.
+    BeforeSwap(u64),
+    /// At its n-th decision it is stopped after the swap: its orders come late.
+    BeforeOrders(u64),
+}
+
+/// A kind of fault of which there is more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum More {
+    /// A disk is lost.
+    DiskLost,
+    /// The operator is stopped between two actions, and goes on late.
+    OperatorStopped,
+}
+
 /// What a run is like.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// What chance does.
+    pub seed: u64,
     /// Members.
     pub members: usize,
     /// Steps with faults.
     pub steps: u32,
     /// One in so many steps has a fault.
     pub calm: u32,
-    /// One in so many faults is a lost disk, beyond the usual ones.
-    pub losses: Option<u32>,
+    /// One fault in five is of this kind.
+    pub more: Option<More>,
     /// What commits wait for.
     pub durability: Durability,
     /// What is broken on purpose.
     pub mutant: Option<Mutant>,
+    /// Where the operator is stopped, beyond what chance does.
+    pub stop: Option<Stop>,
     /// Every line of the story is kept: a run that breaks a law is played again so.
     pub story: bool,
 }
@@ -46,6 +70,10 @@ pub struct Stats {
     pub faults: BTreeMap<&'static str, u64>,
     /// Epochs that began.
     pub changes: u64,
+    /// Swaps of the record and orders sent.
+    pub actions: u64,
+    /// Decisions that did something.
+    pub decisions: u64,
     /// Commits that were acknowledged to clients.
     pub acknowledged: u64,
     /// Refusals, by name: passes in which they stood.
@@ -150,22 +178,6 @@ pub(crate) struct Member {
     pub(crate) resumes: Option<Record>,
 }
 
-impl Member {
-    /// For people.
-    pub(crate) fn portrait(&self) -> String {
-        let server = match &self.process {
-            None if !self.up => "its node is off",
-            None => "no server runs",
-            Some(process) if process.frozen => "its server is frozen",
-            Some(process) if process.starting > 0 => "its server starts",
-            Some(process) if process.read_only => "read-only",
-            Some(process) if process.waits => "open, commits wait",
-            Some(_) => "open",
-        };
-        format!("{server}; {}", self.disk.portrait())
-    }
-}
-
 /// The record and its version.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Lease {
@@ -183,8 +195,7 @@ pub(crate) enum Message {
 }
 
 /// The world.
-pub struct World {
-    pub(crate) seed: u64,
+pub(crate) struct World {
     pub(crate) settings: Settings,
     pub(crate) tags: u64,
     pub(crate) rng: StdRng,
@@ -204,9 +215,10 @@ pub struct World {
     pub(crate) given_up: BTreeSet<Entry>,
     /// Written by root on a replica.
     pub(crate) by_root: BTreeSet<Entry>,
-    /// What happened.
-    pub stats: Stats,
+    pub(crate) stats: Stats,
     pub(crate) story: Vec<String>,
+    /// What became of each transaction, by its tag.
+    pub(crate) trails: BTreeMap<u64, Vec<String>>,
 }
 
 fn host(n: usize) -> String {
@@ -237,7 +249,7 @@ fn member_intent(n: usize) -> MemberIntent {
 
 impl World {
     /// A topology that runs and is well.
-    pub fn new(seed: u64, settings: Settings) -> Self {
+    pub(crate) fn new(settings: Settings) -> Self {
         let intent = Intent {
             topology: "db".to_owned(),
             replication: true,
@@ -279,9 +291,8 @@ impl World {
             })
             .collect();
         Self {
-            seed,
             tags: 0,
-            rng: StdRng::seed_from_u64(seed),
+            rng: StdRng::seed_from_u64(settings.seed),
             now: Time(1_000_000),
             members,
             lease: Lease::default(),
@@ -296,17 +307,10 @@ impl World {
             by_root: BTreeSet::new(),
             stats: Stats::default(),
             story: Vec::new(),
+            trails: BTreeMap::new(),
             intent,
             settings,
         }
-    }
-
-    pub(crate) fn tell(&mut self, line: impl FnOnce() -> String) {
-        if !self.settings.story {
-            return;
-        }
-        let at = (self.now.0 - 1_000_000) as f64 / 1000.0;
-        self.story.push(format!("{at:7.1} s  {}", line()));
     }
 
     pub(crate) fn chance(&mut self, one_in: u32) -> bool {
@@ -331,8 +335,15 @@ impl World {
         (0..self.members.len()).find(|n| self.intent.members[*n].server.host == host)
     }
 
+    /// A whole run.
+    pub(crate) fn play(mut self) -> Result<Self, Box<Violation>> {
+        self.live()?;
+        self.heal()?;
+        Ok(self)
+    }
+
     /// Steps with faults.
-    pub(crate) fn live(&mut self) -> Result<(), Box<Violation>> {
+    fn live(&mut self) -> Result<(), Box<Violation>> {
         // Brought up in peace.
         for _ in 0..60 {
             self.step()?;
@@ -361,6 +372,9 @@ impl World {
         let epoch = self.lease.record.epoch;
         for i in 0..self.operators.len() {
             self.run_operator(i);
+        }
+        if self.settings.durability.promises() {
+            self.check_former_primaries()?;
         }
         self.operators.retain(|operator| operator.alive);
         if self.operators.is_empty() {
@@ -397,6 +411,7 @@ impl World {
 
     /// See [`World::commit`].
     pub(crate) fn commit_this(&mut self, n: usize, entry: Entry) -> Result<(), Box<Violation>> {
+        self.trace(entry, || format!("written on db-{n}"));
         let member = &mut self.members[n];
         member.disk.content.push(entry);
         if member.process.as_ref().is_some_and(|process| process.waits) {
@@ -473,8 +488,12 @@ impl World {
         let count = self.rng.random_range(0..4_usize);
         let new: Vec<Entry> = self.members[source].disk.content[next..].iter().take(count).copied().collect();
         let Some(&received) = new.last() else { return Ok(()) };
+        for entry in &new {
+            self.trace(*entry, || format!("received by db-{n} from db-{source}"));
+        }
         self.members[n].disk.relay.extend(new);
         if self.chance(40) {
+            self.trace(received, || format!("its acknowledgement by db-{n} is lost"));
             // The acknowledgement is lost with its connection, and not sent again.
             if let Some(process) = self.members[source].process.as_mut() {
                 process.connected.remove(&id);
@@ -507,9 +526,9 @@ impl World {
 
     fn apply(&mut self, n: usize) {
         let count = self.rng.random_range(0..4_usize);
-        let member = &mut self.members[n];
-        let Some(process) = member.process.as_mut().filter(|process| process.sql) else { return };
         for _ in 0..count {
+            let member = &mut self.members[n];
+            let Some(process) = member.process.as_mut().filter(|process| process.sql) else { return };
             if member.disk.relay.is_empty() {
                 return;
             }
@@ -520,8 +539,13 @@ impl World {
                 return;
             }
             member.disk.relay.remove(0);
+            if self.settings.mutant == Some(Mutant::SkipOwnEvents) && entry.server_id == member.server_id {
+                member.disk.slave_pos = Some(entry);
+                continue;
+            }
             member.disk.content.push(entry);
             member.disk.slave_pos = Some(entry);
+            self.trace(entry, || format!("applied by db-{n}"));
         }
     }
 }
