@@ -86,7 +86,6 @@ impl World {
             }
             Action::StartReplication => "starts to replicate".to_owned(),
             Action::StopReplication => "stops replicating".to_owned(),
-            Action::SetVariables { .. } => "sets variables".to_owned(),
         }
     }
 
