@@ -57,7 +57,15 @@ fn version() -> &'static str {
 fn build(profile: &str, subject: Subject) -> anyhow::Result<PathBuf> {
     let root = crate::root();
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let output = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    // Whoever runs under cargo has these from it. `ring` is built anew when they change, and all that uses TLS with it.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
+    let output = command
         .current_dir(&root)
         .args(["build", "--quiet", "--profile", profile])
         .args(subject.build)

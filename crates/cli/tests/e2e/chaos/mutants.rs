@@ -10,7 +10,6 @@ use super::checker::{self, Violation};
 use super::clients::Clients;
 use super::entry::Entry;
 use super::faults::Ground;
-use super::history::History;
 use super::{ROOT, member_names, remains, set_up};
 
 /// Scenarios of `make chaos MUTANTS=1`: they need an image that nothing else needs.
@@ -41,7 +40,7 @@ fn both(cluster: &Cluster, namespace: &str, mutant: &str, story: Story) -> Resul
         skipped(&format!("chaos::mutants ({mutant}): not a sandbox"));
         return Ok(());
     }
-    let sound = tell(cluster, namespace, story)?;
+    let sound = tell(cluster, namespace, story, 2 * MINUTE)?;
     if !sound.is_empty() {
         return Err(format!("{}: {sound:#?}, with the operator as it is", super::BROKEN));
     }
@@ -51,7 +50,8 @@ fn both(cluster: &Cluster, namespace: &str, mutant: &str, story: Story) -> Resul
     let archive = workspace().join("target/mariadb-operator-mutants.oci.tar");
     cluster.sandbox_command("images load", &["images", "load", &archive.to_string_lossy()])?;
     replace_operator(cluster, Some(mutant))?;
-    let broken = tell(cluster, namespace, story);
+    // What was broken on purpose may not heal.
+    let broken = tell(cluster, namespace, story, MINUTE / 2);
     replace_operator(cluster, None)?;
     let broken = broken?;
     let shows = |violation: &&Violation| matches!(violation.kind(), "lost" | "two writers");
@@ -81,7 +81,7 @@ fn replace_operator(cluster: &Cluster, mutant: Option<&str>) -> Result<(), Failu
 }
 
 /// Sets up, lets the story happen, heals, and says what the checker finds.
-fn tell(cluster: &Cluster, namespace: &str, story: Story) -> Result<Vec<Violation>, Failure> {
+fn tell(cluster: &Cluster, namespace: &str, story: Story, heals_in: Duration) -> Result<Vec<Violation>, Failure> {
     set_up(cluster, namespace)?;
     let members = member_names();
     let primary_entry = Entry::of(cluster, namespace, &format!("{ROOT}-primary"))?;
@@ -94,25 +94,21 @@ fn tell(cluster: &Cluster, namespace: &str, story: Story) -> Result<Vec<Violatio
     let stage = Stage { ground, clients: &clients, primary, one, other };
     let told = stage.operator_on_its_own().and_then(|()| story(&stage));
     stage.ground.heal_all();
-    let well = stage.ground.await_well(2 * MINUTE);
+    let well = stage.ground.await_well(heals_in);
     let history = clients.finish()?;
     told?;
-    if let Err(failure) = well {
-        // What was broken on purpose may not heal; who answers is asked.
+    if let Err(failure) = &well {
         say(&format!("chaos: {failure}"));
     }
-    violations(cluster, namespace, &members, &history)
-}
-
-fn violations(
-    cluster: &Cluster,
-    namespace: &str,
-    members: &[String],
-    history: &History,
-) -> Result<Vec<Violation>, Failure> {
-    let _ = super::await_equal(cluster, namespace, members);
-    let remains = remains::collect(cluster, namespace, ROOT, members)?;
-    Ok(checker::check(history, &remains))
+    // What was broken on purpose may have no server any more: who answers is asked.
+    let answers = |pod: &&String| remains::fingerprint(cluster, namespace, pod).is_ok();
+    let answering: Vec<String> = members.iter().filter(answers).cloned().collect();
+    if answering.is_empty() || (well.is_ok() && answering.len() < members.len()) {
+        return Err(format!("only {answering:?} answer"));
+    }
+    let _ = super::await_equal(cluster, namespace, &answering);
+    let remains = remains::collect(cluster, namespace, ROOT, &answering)?;
+    Ok(checker::check(&history, &remains))
 }
 
 /// A held table: what replicates waits, and what is received is not applied.
