@@ -127,7 +127,8 @@ impl World {
                 }
                 let Some(donor) = self.by_host(&donor.host) else { return refuse("no donor") };
                 // What is there stays until the copy is complete, and is replaced by a rename.
-                self.members[n].cloning = Some(Cloning { donor, data_id: data_id.clone(), left: 4 });
+                self.members[n].cloning =
+                    Some(Cloning { donor, data_id: data_id.clone(), epoch: stamp.epoch, left: 4 });
                 return done;
             }
             Action::StartServer { as_replica } => {
@@ -333,7 +334,7 @@ impl World {
     }
 
     /// Switched off: everything that waits returns, as if it had been acknowledged.
-    fn release_all(&mut self, n: usize) -> Result<(), Box<Violation>> {
+    pub(crate) fn release_all(&mut self, n: usize) -> Result<(), Box<Violation>> {
         let disk = &mut self.members[n].disk;
         let from = disk.content.len() - disk.waiting;
         disk.waiting = 0;
@@ -384,7 +385,7 @@ impl World {
         if cloning.left > 0 {
             return Ok(());
         }
-        let Some(Cloning { donor, data_id, .. }) = self.members[n].cloning.take() else { return Ok(()) };
+        let Some(Cloning { donor, data_id, epoch, .. }) = self.members[n].cloning.take() else { return Ok(()) };
         let from = &self.members[donor];
         let there =
             from.process.as_ref().is_some_and(Process::answers) && self.reach(Node::Member(n), Node::Member(donor));
@@ -393,7 +394,10 @@ impl World {
             return Ok(()); // A donor that fails, or whose commits wait, gives nothing.
         }
         let from = self.members[donor].disk.clone();
-        self.check_wipe(n, &from.content)?;
+        // Without a promise a new primary may lack what the one had that this member was compared with.
+        if self.settings.durability.promises() || epoch == self.lease.record.epoch {
+            self.check_wipe(n, &from.content)?;
+        }
         for entry in self.members[n].disk.content.clone() {
             self.trace(entry, || format!("gone from db-{n} with its former data"));
         }

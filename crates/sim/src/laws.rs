@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::server::{Entry, Io, Process};
+use topology::{Course, Record};
+
+use crate::server::{Disk, Entry, Io, Process};
 use crate::world::{Member, Node, Settings, World};
 
 /// What must hold (docs/failover.md, section 10).
@@ -108,6 +110,27 @@ impl World {
         Ok(())
     }
 
+    /// A new epoch is about to be recorded. Without a promise its primary may lack what was acknowledged, and that is told.
+    pub(crate) fn check_told(&mut self, next: &Record, course: &Course) -> Result<(), Box<Violation>> {
+        if self.settings.durability.promises() {
+            return Ok(());
+        }
+        let data_id = next.holder.as_ref().map(|holder| &holder.data_id);
+        let Some(new) = self.members.iter().find(|member| member.disk.data_id.as_ref() == data_id) else {
+            return Ok(());
+        };
+        let acknowledged = self.acknowledged.iter().map(|(entry, _)| *entry);
+        let lacks = |entry: &Entry| !new.disk.holds(*entry) && !self.given_up.contains(entry);
+        let lacks: Vec<Entry> = acknowledged.filter(lacks).collect();
+        let told = course.finishing.as_ref().is_some_and(|change| !change.lost.is_empty());
+        if let Some(entry) = lacks.first().filter(|_| !told) {
+            let how = format!("{} takes over without {entry}, and nobody is told", new.name);
+            return Err(self.broken(Law::LossTold, Some(*entry), how));
+        }
+        self.given_up.extend(lacks);
+        Ok(())
+    }
+
     /// Member `n` was opened: nobody else was in this epoch, and everything that was acknowledged is there.
     pub(crate) fn check_only_writer(&mut self, n: usize) -> Result<(), Box<Violation>> {
         let Some(data_id) = self.members[n].disk.data_id.clone() else { return Ok(()) };
@@ -125,7 +148,10 @@ impl World {
         let all = &self.members[primary].disk.content;
         for (n, member) in self.members.iter().enumerate() {
             let own = &member.disk.content;
-            let equal = own.iter().zip(all).take_while(|(a, b)| a == b).count();
+            // Without a promise numbers may be given out twice (docs/failover.md, section 2): then they are all that can be equal.
+            let promises = self.settings.durability.promises();
+            let same = |a: &Entry, b: &Entry| if promises { a == b } else { a.gtid() == b.gtid() };
+            let equal = own.iter().zip(all).take_while(|(a, b)| same(a, b)).count();
             if equal < own.len().min(all.len()) {
                 let how = format!("db-{n} has {} where the primary db-{primary} has {}", own[equal], all[equal]);
                 return Err(self.broken(Law::Equal, Some(own[equal]), how));
@@ -170,6 +196,9 @@ impl World {
     }
 
     fn alone(&self, n: usize, gone: &[Entry], survives: impl Fn(Entry) -> bool) -> Result<(), Box<Violation>> {
+        if !self.settings.durability.promises() {
+            return Ok(()); // What the new primary has not is saved, and seeded afresh: that law is another one.
+        }
         let acknowledged = |entry: Entry| self.acknowledged.iter().any(|(known, _)| *known == entry);
         let lost = gone.iter().find(|e| !self.given_up.contains(*e) && !survives(**e) && acknowledged(**e));
         let Some(entry) = lost else { return Ok(()) };
@@ -214,7 +243,12 @@ impl World {
         self.alone(n, &gone, |entry| others().any(|(_, member)| member.disk.holds(entry)))?;
         let primary = self.holder().map(|holder| &self.members[holder].disk);
         for entry in gone.into_iter().filter(|entry| own.content.contains(entry)) {
-            let known = primary.is_some_and(|primary| primary.holds(entry));
+            let promises = self.settings.durability.promises();
+            // Without a promise numbers may be given out twice: one that was used again tells nothing any more.
+            let used_again = |disk: &Disk| {
+                disk.content.iter().any(|e| e.server_id == entry.server_id && e.sequence >= entry.sequence)
+            };
+            let known = primary.is_some_and(|primary| primary.holds(entry) || !promises && used_again(primary));
             let saved = own
                 .saved
                 .iter()

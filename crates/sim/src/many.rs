@@ -16,7 +16,11 @@ pub fn settings(seed: u64) -> Settings {
         steps: 200,
         calm: [5, 10, 20][usize::try_from(seed % 3).unwrap_or(0)],
         more: None,
-        durability: if seed % 5 == 4 { Durability::Strict } else { Durability::Safe },
+        durability: match seed % 10 {
+            4 | 9 => Durability::Strict,
+            7 => Durability::Available { semi_sync: seed % 20 == 7 },
+            _ => Durability::Safe,
+        },
         mutant: None,
         stop: None,
         story: false,

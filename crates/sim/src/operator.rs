@@ -12,6 +12,7 @@ use topology::observation::{Agent, Claim, Observation, Pod, Seen};
 use topology::plan::PlanKind;
 use topology::{Command, Course, Decision, Record, Time, decide};
 
+use crate::laws::Violation;
 use crate::mutant::Mutant;
 use crate::story::stamp;
 use crate::world::{Message, Node, Stop, World};
@@ -87,18 +88,18 @@ impl World {
     }
 
     /// One step of one operator.
-    pub(crate) fn run_operator(&mut self, i: usize) {
+    pub(crate) fn run_operator(&mut self, i: usize) -> Result<(), Box<Violation>> {
         if let Some((decision, version, at)) = self.operators[i].late.clone() {
             if self.now >= at {
                 self.operators[i].alive = false;
                 self.tell(|| "a former operator acts late".to_owned());
-                self.swap_and_tell(i, &decision, version);
+                return self.swap_and_tell(i, &decision, version);
             }
-            return;
+            return Ok(());
         }
         self.listen(i);
         if self.now < self.operators[i].not_before || !self.reach(Node::Operator, Node::Api) {
-            return;
+            return Ok(());
         }
         let lease = (self.lease.record.clone(), self.lease.version);
         let (record, version) = self.operators[i].kept.get_or_insert(lease).clone();
@@ -123,27 +124,26 @@ impl World {
             self.stats.decisions += 1;
             let by_chance = self.operators[i].to_stop.then(|| self.chance(2));
             if let Some(after_swap) = forced.or(by_chance) {
-                self.stop(i, decision, version, after_swap);
-                return;
+                return self.stop(i, decision, version, after_swap);
             }
         }
-        self.swap_and_tell(i, &decision, version);
+        self.swap_and_tell(i, &decision, version)
     }
 
     /// It is stopped in the middle of a decision, and goes on later.
-    fn stop(&mut self, i: usize, decision: Decision, version: u64, after_swap: bool) {
+    fn stop(&mut self, i: usize, decision: Decision, version: u64, after_swap: bool) -> Result<(), Box<Violation>> {
         let wait = Duration::from_millis(self.rng.random_range(100..4000));
         if after_swap {
             self.tell(|| "the operator is stopped after its swap; its orders come late".to_owned());
             self.operators[i].alive = false;
             self.operators[i].orders_take = wait;
-            self.swap_and_tell(i, &decision, version);
-            return;
+            return self.swap_and_tell(i, &decision, version);
         }
         self.operators[i].late = Some((Box::new(decision), version, self.now.after(wait)));
         self.tell(|| "the operator is stopped in the middle; another one takes over".to_owned());
         let id = self.rng.random_range(2..u64::MAX);
         self.operators.push(Operator::new(id));
+        Ok(())
     }
 
     /// Counts an action. `true`: it was the operator's last.
@@ -157,13 +157,13 @@ impl World {
         last
     }
 
-    fn swap_and_tell(&mut self, i: usize, decision: &Decision, version: u64) {
+    fn swap_and_tell(&mut self, i: usize, decision: &Decision, version: u64) -> Result<(), Box<Violation>> {
         let now = self.now;
         if let Some(record) = &decision.record {
             let same = self.lease.version == version || self.settings.mutant == Some(Mutant::NoCompareAndSwap);
             if !same || !self.reach(Node::Operator, Node::Api) {
                 self.operators[i].kept = None;
-                return;
+                return Ok(());
             }
             if self.lease.record.epoch != record.epoch
                 || self.lease.record.ackers != record.ackers
@@ -177,16 +177,19 @@ impl World {
                     format!("{} RECORD: {holder} is primary, ackers: {ackers}{solo}", stamp(record.stamp()))
                 });
             }
+            if record.epoch > self.lease.record.epoch {
+                self.check_told(record, &decision.course)?;
+            }
             self.lease.record = record.clone();
             self.lease.version += 1;
             self.operators[i].kept = Some((record.clone(), self.lease.version));
             if self.dies_after_this(i) {
-                return;
+                return Ok(());
             }
             if self.chance(60) {
                 // The swap succeeded, and its answer is lost.
                 self.operators[i].kept = None;
-                return;
+                return Ok(());
             }
         } else if self.lease.version != version {
             // Orders of a plan that is void by now go out all the same: agents refuse what is stale.
@@ -209,9 +212,10 @@ impl World {
             let at = now.after(wait + self.operators[i].orders_take);
             self.messages.push((at, Message::Orders { operator, member: n, commands }));
             if self.dies_after_this(i) {
-                return;
+                return Ok(());
             }
         }
+        Ok(())
     }
 
     /// Takes in what agents report: now and then late.

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use topology::Stamp;
 use topology::gtid::{BinlogState, Gtid, GtidPosition};
 use topology::history::Errant;
 use topology::member::DataId;
+use topology::{Stamp, Time};
 
 /// A transaction in a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -124,6 +124,9 @@ pub(crate) enum Io {
 pub(crate) struct Process {
     pub(crate) read_only: bool,
     pub(crate) waits: bool,
+    /// Without a promise: nobody acknowledged in time, so nothing is waited for until somebody does.
+    pub(crate) fell_back: bool,
+    pub(crate) waiting_since: Option<Time>,
     pub(crate) io: Io,
     pub(crate) sql: bool,
     /// Its source was not reached the last time.
@@ -147,6 +150,8 @@ impl Process {
         Self {
             read_only: true,
             waits: false,
+            fell_back: false,
+            waiting_since: None,
             io: Io::No,
             sql: false,
             unreached: false,

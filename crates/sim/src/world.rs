@@ -18,6 +18,9 @@ use crate::server::{Disk, Entry, Io, Process};
 /// A step of the world.
 pub(crate) const STEP: Duration = Duration::from_millis(100);
 
+/// Without a promise a commit waits for so long.
+const ACK_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The operator is stopped once, in every run at another point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
@@ -142,6 +145,8 @@ pub(crate) enum Node {
 pub(crate) struct Cloning {
     pub(crate) donor: usize,
     pub(crate) data_id: DataId,
+    /// The epoch in which it was ordered.
+    pub(crate) epoch: u64,
     pub(crate) left: u32,
 }
 
@@ -371,7 +376,7 @@ impl World {
         }
         let epoch = self.lease.record.epoch;
         for i in 0..self.operators.len() {
-            self.run_operator(i);
+            self.run_operator(i)?;
         }
         if self.settings.durability.promises() {
             self.check_former_primaries()?;
@@ -414,7 +419,7 @@ impl World {
         self.trace(entry, || format!("written on db-{n}"));
         let member = &mut self.members[n];
         member.disk.content.push(entry);
-        if member.process.as_ref().is_some_and(|process| process.waits) {
+        if member.process.as_ref().is_some_and(|process| process.waits && !process.fell_back) {
             member.disk.waiting += 1;
         } else {
             self.release(n, entry)?;
@@ -441,9 +446,28 @@ impl World {
         if process.frozen {
             return Ok(());
         }
+        self.fall_back(n)?;
         self.receive(n)?;
         self.apply(n);
         Ok(())
+    }
+
+    /// `rpl_semi_sync_master_timeout`, which only promises switch off.
+    fn fall_back(&mut self, n: usize) -> Result<(), Box<Violation>> {
+        let (now, waiting) = (self.now, self.members[n].disk.waiting > 0);
+        let Some(process) = self.members[n].process.as_mut().filter(|_| !self.settings.durability.promises()) else {
+            return Ok(());
+        };
+        let since = if waiting {
+            process.waiting_since.get_or_insert(now)
+        } else {
+            &mut process.waiting_since.take().unwrap_or(now)
+        };
+        if now.since(*since) < ACK_TIMEOUT {
+            return Ok(());
+        }
+        (process.fell_back, process.waiting_since) = (true, None);
+        self.release_all(n)
     }
 
     fn receive(&mut self, n: usize) -> Result<(), Box<Violation>> {
@@ -511,6 +535,9 @@ impl World {
 
     /// A replica has acknowledged: everything up to there returns.
     fn acknowledged_up_to(&mut self, source: usize, received: Entry) -> Result<(), Box<Violation>> {
+        if let Some(process) = self.members[source].process.as_mut() {
+            (process.fell_back, process.waiting_since) = (false, None);
+        }
         let disk = &self.members[source].disk;
         let from = disk.content.len() - disk.waiting;
         let Some(at) = disk.content.iter().rposition(|entry| entry.gtid() == received.gtid()) else { return Ok(()) };

@@ -142,14 +142,35 @@ impl History {
     }
 }
 
-/// Was this surely written while its writer was primary? What lies before the first known term (the record was lost
-/// once) is not sure: to take it for granted there would let errant transactions pass as part of every history.
+/// Was this surely written while its writer was primary, and taken over by those after it? What lies before the first known
+/// term (the record was lost once) is not sure: to take it for granted there would let errant transactions pass as part of
+/// every history.
 pub fn written_in_term(gtid: Gtid, terms: &[Term]) -> bool {
-    terms.iter().enumerate().any(|(i, term)| {
-        term.server_id == gtid.server_id
-            && gtid.sequence > term.start.sequence(gtid.domain)
-            && terms.get(i + 1).is_none_or(|next| gtid.sequence <= next.start.sequence(gtid.domain))
-    })
+    let (mut rest, mut until) = (terms, u64::MAX);
+    while let Some((term, before)) = rest.split_last() {
+        let start = term.start.sequence(gtid.domain);
+        if term.server_id == gtid.server_id && gtid.sequence > start && gtid.sequence <= until {
+            return true;
+        }
+        until = start;
+        if before.is_empty() {
+            break;
+        }
+        rest = &before[..=predecessor(term, gtid.domain, before)];
+    }
+    false
+}
+
+/// The term that this one went on from: the last one whose primary wrote what this one started with. The terms in between
+/// were passed over: without a promise, or at a person's word, somebody may be taken who had received nothing of them.
+fn predecessor(term: &Term, domain: u32, before: &[Term]) -> usize {
+    let start = term.start.0.get(&domain);
+    let wrote = |start: &Gtid| {
+        before
+            .iter()
+            .rposition(|other| other.server_id == start.server_id && other.start.sequence(domain) < start.sequence)
+    };
+    start.and_then(wrote).unwrap_or(before.len().saturating_sub(1))
 }
 
 #[cfg(test)]
@@ -217,6 +238,17 @@ mod tests {
         assert!(in_term("0-101-11"));
         assert!(!in_term("0-101-21"));
         assert!(in_term("0-1-21"), "its second term");
+    }
+
+    #[test]
+    fn a_term_that_was_passed_over_is_nobodys_history() {
+        // db-1 was taken without 27..30 and wrote its own; then db-3 was, who went on from those of db-2.
+        let terms = [term(1, 1, ""), term(2, 2, "0-1-26"), term(3, 1, "0-1-26"), term(4, 3, "0-2-30")];
+        let in_term = |text: &str| written_in_term(text.parse().expect("a GTID"), &terms);
+        assert!(in_term("0-1-26") && in_term("0-2-30") && in_term("0-3-31"));
+        assert!(!in_term("0-1-28"));
+        let copy = history("0-3-34", "0-3-34");
+        assert_eq!(errant(&copy, &history("0-1-28", ""), &terms), "up to 0-1-28");
     }
 
     #[test]

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use super::course::{note_change, note_rollback};
 use super::diagnose::{Diagnosis, diagnose};
+use super::follow::follows;
 use super::judge::{self, applied};
 use super::pass::{Flow, Pass};
 use super::primary::opening;
 use super::view::Member;
 use crate::action::Action;
-use crate::decision::Refusal;
+use crate::decision::{Refusal, list};
 use crate::gtid::GtidPosition;
 use crate::member::MemberName;
 use crate::memory::Kind;
@@ -162,6 +163,12 @@ fn named_target<'a>(pass: &Pass<'a>, name: &MemberName) -> Result<Member<'a>, Re
     if !member.replicates() {
         return refused("TargetBroken", "does not replicate now".to_owned());
     }
+    // What it still gets from a former primary is nobody's, and may hide behind equal numbers.
+    let elsewhere =
+        pass.primary().is_some_and(|primary| !follows(member, &pass.intent.source(member.intent, primary.intent)));
+    if elsewhere {
+        return refused("TargetBroken", "does not follow the primary yet".to_owned());
+    }
     let lag = member.lag(pass.primary());
     if lag.is_none_or(|lag| lag > u64::from(member.intent.replica.max_lag)) {
         let why = lag.map_or_else(|| "its lag is not known".to_owned(), |lag| format!("lags by {lag} s"));
@@ -300,6 +307,10 @@ fn complete_if_equal(
             pass.order_at_once(primary, Action::Unlock { accounts });
         }
         return reach(pass, plan, target, last);
+    }
+    if let Verdict::Errant { errant } = judge::verdict(pass, target) {
+        let why = format!("{} has transactions that {} never had: {}", target.name(), primary.name(), list(&errant));
+        return roll_back(pass, &plan, &cause, why);
     }
     plan.phases.push((Phase::Drained, pass.now));
     pass.end_plan();

@@ -145,14 +145,11 @@ impl<'a> Member<'a> {
         if errant.is_empty() {
             return Some(Verdict::Clean);
         }
-        // What the primary itself writes now it may have written since it last reported.
-        let surely: Vec<Errant> = errant.iter().copied().filter(|e| e.server_id != primary.intent.server_id).collect();
+        // What the primary itself writes now it may have written since it last reported. Next to others that are surely not
+        // its, they count: what is named here is saved before the member is seeded afresh.
+        let doubtful = errant.iter().all(|e| e.server_id == primary.intent.server_id);
         let later = primary.reported_at()?.0 > self.seen?.memory.still_since.0 + SAMPLING_MS;
-        Some(match (surely.is_empty(), later) {
-            (_, true) => Verdict::Errant(errant),
-            (false, false) => Verdict::Errant(surely),
-            (true, false) => Verdict::Undecided,
-        })
+        Some(if doubtful && !later { Verdict::Undecided } else { Verdict::Errant(errant) })
     }
 
     /// Lag in seconds behind `primary`, where that can be known.

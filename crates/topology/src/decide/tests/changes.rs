@@ -269,6 +269,30 @@ fn a_request_for_nonsense_is_answered_with_a_reason() {
 }
 
 #[test]
+fn a_target_that_still_follows_a_former_primary_is_refused() {
+    let mut world = safe(3);
+    world.replication("db-1").host = "db-2.ns.svc".to_owned();
+    world.intent.request =
+        Some(Request { id: "1".to_owned(), target: Some(name("db-1")), why: "asked by the test".to_owned() });
+    let decision = change(&mut world);
+    let Outcome::RolledBack { why } = decision.change.expect("a change").outcome else { panic!("done") };
+    assert_eq!(why, "no switchover to db-1: it does not follow the primary yet");
+}
+
+#[test]
+fn a_target_that_turns_out_to_have_more_is_not_taken() {
+    let mut world = safe(3);
+    world.intent.request =
+        Some(Request { id: "1".to_owned(), target: Some(name("db-1")), why: "asked by the test".to_owned() });
+    world.pass(|_| true);
+    // Root writes there meanwhile.
+    world.write("db-1", 1);
+    let decision = change(&mut world);
+    assert!(matches!(decision.change.expect("a change").outcome, Outcome::RolledBack { .. }));
+    assert_eq!(holder(&world), "db-0");
+}
+
+#[test]
 fn a_target_that_does_not_follow_rolls_back() {
     let mut world = safe(3);
     world.intent.request =
@@ -421,6 +445,23 @@ fn a_member_that_applied_out_of_order_from_a_former_source_is_seeded_afresh() {
     world.run_for(60);
     assert!(world.settle().report.health.ok, "{:?}", world.decide().report.health);
     assert!(log(&mut world).contains("db-2 reseed"));
+}
+
+#[test]
+fn all_that_is_not_the_primarys_is_saved_what_may_be_on_its_way_too() {
+    let mut world = world(3, Durability::Available { semi_sync: false });
+    // db-2 has more of db-0's than db-0 has (it dropped them), and what root wrote.
+    let next = world.server("db-0").gtid_binlog_pos.sequence(0) + 1;
+    world.server("db-2").gtid_binlog_state.add(crate::gtid::Gtid { domain: 0, server_id: 1, sequence: next });
+    world.write("db-2", 2);
+    let refusals = world.decide().report.refusals;
+    let named = refusals.iter().find_map(|refusal| match refusal {
+        crate::refusal::Refusal::ErrantTransactions { errant, .. } => {
+            Some(errant.iter().map(|e| e.server_id).collect())
+        }
+        _ => None,
+    });
+    assert_eq!(named, Some(vec![1, 3]), "{refusals:?}");
 }
 
 #[test]
