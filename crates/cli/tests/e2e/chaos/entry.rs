@@ -67,9 +67,12 @@ impl Path {
             .map_err(|e| format!("kubectl port-forward: {e}"))?;
         let output = child.stdout.take().ok_or("kubectl port-forward without output")?;
         // "Forwarding from 127.0.0.1:40123 -> 3306"
-        let line = tokio::time::timeout(FORWARD_LIMIT, BufReader::new(output).lines().next_line()).await;
-        let line =
-            line.map_err(|_| "kubectl port-forward says nothing")?.map_err(|e| e.to_string())?.unwrap_or_default();
+        let mut lines = BufReader::new(output).lines();
+        let line = tokio::time::timeout(FORWARD_LIMIT, lines.next_line()).await;
+        let line = line.map_err(|_| "kubectl port-forward says nothing")?.map_err(|e| e.to_string())?;
+        let line = line.unwrap_or_default();
+        // It says more, for each connection, and ends when nobody listens.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let port = line.split(':').nth(1).and_then(|rest| rest.split(' ').next()).and_then(|port| port.parse().ok());
         let port: u16 = port.ok_or_else(|| format!("kubectl port-forward: {line:?}"))?;
         self.forward = Some((child, port));

@@ -303,8 +303,8 @@ impl Ground<'_> {
             Kind::TooManyConnections => Crowd::gather(&self.primary_entry).map(Undo::Crowd),
             Kind::OperatorKilled => self.kill_operator().map(|()| Undo::Nothing),
             Kind::OperatorKilledWithServer => {
-                self.kill_operator()?;
-                self.signal_server(member, "KILL", "kill").map(|()| Undo::Nothing)
+                self.signal_server(member, "KILL", "kill")?;
+                self.kill_operator().map(|()| Undo::Nothing)
             }
             Kind::ApiSlow => {
                 self.sandbox(&["api", "slow", "--by", "1s"]).map(|()| Undo::Sandbox(strings(&["api", "back"])))
