@@ -13,7 +13,7 @@ use crate::quantity::Size;
 use crate::resolve::Mistake;
 use crate::spec::{
     Durability, ImagePullPolicy, KeyRef, MetadataTemplate, ParallelMode, PvcRetentionPolicy, ServiceTemplate,
-    UpdateStrategyType,
+    UpdateStrategyType, WaitPoint,
 };
 
 /// One `MariaDB` object as it is meant.
@@ -220,6 +220,10 @@ pub struct ReplicationIntent {
     pub durability: Durability,
     /// Semi-synchronous replication.
     pub semi_sync: bool,
+    /// How long commits wait for an acknowledgement; only `Available` ever gives up.
+    pub ack_timeout: Duration,
+    /// What they wait before; only `Available` has the choice.
+    pub wait_point: WaitPoint,
     /// `sync_binlog`.
     pub sync_binlog: u32,
     /// `gtid_domain_id`.

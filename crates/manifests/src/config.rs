@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use api::resolved::Role;
-use api::spec::{Durability, ParallelMode};
+use api::resolved::{ReplicationIntent, Role};
+use api::spec::{Durability, ParallelMode, WaitPoint};
 use api::{mycnf, names, quantity};
 use k8s_openapi::api::core::v1::{ConfigMap, Probe};
 use protocol::config::{Commits, ExecProbe, UserProbes};
@@ -166,8 +166,27 @@ fn spec(input: &Input<'_>) -> String {
             if regional { Duration::from_secs(30) } else { replication.failover_timeout + Duration::from_secs(5) };
         let net_timeout = replica.net_timeout.as_secs().clamp(1, MAX_NET_TIMEOUT);
         unless_given("slave-net-timeout", replica.net_timeout == default, &net_timeout);
+        if let Some(root) = input.root.replication.as_ref().filter(|root| root.durability == Durability::Available) {
+            waits(&mut text, root, root.semi_sync && acknowledges(input));
+        }
     }
     text
+}
+
+/// Under `Available` commits wait for a while, and not at all where nobody acknowledges. Whether they wait is set by whoever
+/// opens a primary.
+fn waits(text: &mut String, root: &ReplicationIntent, acknowledges: bool) {
+    let point = match root.wait_point {
+        WaitPoint::AfterSync => "AFTER_SYNC",
+        WaitPoint::AfterCommit => "AFTER_COMMIT",
+    };
+    let _ = write!(
+        text,
+        "rpl-semi-sync-master-timeout={}\nrpl-semi-sync-master-wait-point={point}\nrpl-semi-sync-master-wait-no-slave=OFF\n\
+         rpl-semi-sync-slave-enabled={}\n",
+        root.ack_timeout.as_millis(),
+        if acknowledges { "ON" } else { "OFF" }
+    );
 }
 
 /// What replication stands on; `resolve` tells users whose `my.cnf` says otherwise.

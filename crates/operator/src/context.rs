@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use kube::runtime::events::Recorder;
-
+use crate::events::Events;
 use crate::leader::Candidate;
 use crate::resources::{SharedClaims, SharedNumbers};
 use crate::watches::Caches;
@@ -41,7 +40,7 @@ pub struct Context {
     /// What the cluster holds, as far as it concerns us.
     pub caches: Caches,
     /// Publishes events.
-    pub recorder: Recorder,
+    pub events: Events,
     /// Server ids that were given out.
     pub(crate) numbers: SharedNumbers,
     /// Names that are about to be taken.
@@ -51,12 +50,12 @@ pub struct Context {
 }
 
 impl Context {
-    pub(crate) fn new(client: kube::Client, settings: Settings, caches: Caches, recorder: Recorder) -> Self {
+    pub(crate) fn new(client: kube::Client, settings: Settings, caches: Caches, events: Events) -> Self {
         Self {
             client,
             settings: Arc::new(settings),
             caches,
-            recorder,
+            events,
             numbers: SharedNumbers::default(),
             claims: SharedClaims::default(),
             releases: Releases::default(),

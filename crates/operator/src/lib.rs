@@ -2,6 +2,7 @@
 //! topologies. Both read from the same caches; one never waits for the other.
 
 pub mod context;
+mod events;
 mod health;
 mod leader;
 mod metrics;
@@ -13,10 +14,10 @@ mod watches;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use kube::runtime::events::{Recorder, Reporter};
 use tokio_util::sync::CancellationToken;
 
 pub use context::{Context, Settings};
+pub use events::Events;
 pub use health::Health;
 pub use metrics::Metrics;
 pub use releases::Releases;
@@ -115,8 +116,7 @@ async fn run_counting(
     metrics: Metrics,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
-    let reporter = Reporter { controller: "mariadb-operator".to_owned(), instance: Some(settings.pod_name.clone()) };
-    let recorder = Recorder::new(client.clone(), reporter);
+    let events = Events::new(client.clone(), "mariadb-operator", &settings.pod_name);
     // Standing by is healthy too.
     health.set_ready();
     let lost = match &settings.election {
@@ -127,7 +127,7 @@ async fn run_counting(
         },
     };
     let (caches, changed) = watches::start(&client);
-    let context = Context::new(client, settings, caches, recorder);
+    let context = Context::new(client, settings, caches, events);
     tokio::select! {
         () = context.caches.synced() => {}
         () = stop.cancelled() => return Ok(()),
@@ -143,7 +143,7 @@ async fn run_counting(
         services: context.caches.services.clone(),
         nodes: context.caches.nodes.clone(),
         changed,
-        recorder: context.recorder.clone(),
+        events: context.events.clone(),
         metrics,
         releases: context.releases.clone(),
         wake: {

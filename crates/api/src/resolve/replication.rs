@@ -8,7 +8,7 @@ use super::{Mistakes, secret_key};
 use crate::duration::GoDuration;
 use crate::names;
 use crate::resolved::{Account, ReplicaIntent, ReplicationIntent, Role, ServiceRef, WantedPrimary};
-use crate::spec::{Durability, GtidMode, MariaDB, Replica, Replication, ReplicationAccount};
+use crate::spec::{Durability, GtidMode, MariaDB, Replica, Replication, ReplicationAccount, WaitPoint};
 
 const PREFIX: &str = "spec.replication";
 
@@ -115,6 +115,8 @@ pub(super) fn resolve(
         fencing: primary.fencing.is_some_and(|fencing| fencing.enabled == Some(true)),
         durability,
         semi_sync,
+        ack_timeout: duration(semi_sync_ack_timeout, 10),
+        wait_point: semi_sync_wait_point.unwrap_or(WaitPoint::AfterSync),
         sync_binlog: sync_binlog.unwrap_or(1).max(0) as u32,
         gtid_domain: gtid_domain.unwrap_or(0).clamp(0, i64::from(u32::MAX)) as u32,
         gtid_strict: gtid_strict_mode.unwrap_or(true),

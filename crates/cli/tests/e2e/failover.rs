@@ -26,7 +26,7 @@ pub(crate) const SEED_SCENARIOS: &[(&str, super::Scenario)] =
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// The topology's primary, as `.status` says.
-fn primary(cluster: &Cluster, namespace: &str, root: &str) -> Result<String, Failure> {
+pub(crate) fn primary(cluster: &Cluster, namespace: &str, root: &str) -> Result<String, Failure> {
     let object = cluster.get(namespace, "mariadb", root)?.ok_or_else(|| format!("no mariadb {root}"))?;
     object["status"]["currentPrimary"].as_str().map(str::to_owned).ok_or_else(|| format!("{root} has no primary"))
 }

@@ -7,6 +7,7 @@ mod bad_input;
 mod chaos;
 mod cluster;
 mod failover;
+mod outage;
 mod replication;
 mod resilience;
 mod switches;
@@ -78,7 +79,9 @@ fn main() {
     let shared = [replication::SCENARIOS, bad_input::SCENARIOS, failover::SCENARIOS, upkeep::SCENARIOS].concat();
     let first = libtest_mimic::run(&arguments, trials(&shared));
     arguments.test_threads = Some(1);
-    let alone = [failover::SEED_SCENARIOS, resilience::SCENARIOS, switches::SCENARIOS, chaos::scenarios()].concat();
+    let alone =
+        [failover::SEED_SCENARIOS, resilience::SCENARIOS, switches::SCENARIOS, chaos::scenarios(), outage::scenarios()]
+            .concat();
     let second = libtest_mimic::run(&arguments, trials(&alone));
     drop(cluster);
     if checked.has_failed() || first.has_failed() || second.has_failed() {

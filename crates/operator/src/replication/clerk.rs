@@ -128,7 +128,7 @@ impl Clerk {
             secondary,
         };
         let root = root.object_ref(&());
-        if let Err(error) = in_time(self.inputs.recorder.publish(&published, &root)).await {
+        if let Err(error) = in_time(self.inputs.events.publish(&published, &root)).await {
             tracing::warn!(namespace = self.namespace, reason = event.reason, error, "an event was not published");
         }
     }

@@ -34,12 +34,12 @@ use api::spec::MariaDBSpec;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, Service};
 use kube::ResourceExt as _;
-use kube::runtime::events::Recorder;
 use kube::runtime::reflector::Store;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::events::Events;
 use crate::{Metrics, Releases};
 use family::{Families, Orphan};
 
@@ -72,7 +72,7 @@ pub struct Inputs {
     /// Raised with every change in these stores.
     pub changed: watch::Receiver<u64>,
     /// Publishes events.
-    pub recorder: Recorder,
+    pub events: Events,
     /// What is counted.
     pub metrics: Metrics,
     /// Which pods may be restarted or taken away.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use api::resolved::Role;
 use api::spec::UpdateStrategyType;
 use api::{MariaDB, Mistake, Resolved, names};
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -28,6 +29,8 @@ pub(super) struct Outcome {
     pub(super) result: Result<Option<Duration>, Trouble>,
     /// Why not all pods run what the spec says; `None`: they do.
     pub(super) updating: Option<(&'static str, String)>,
+    /// The root that members follow, where `primaryName` names another object.
+    pub(super) behind: Option<String>,
 }
 
 /// Makes an object's children as they should be.
@@ -35,10 +38,11 @@ pub(super) async fn reconcile(worker: &mut Worker, object: &MariaDB) -> Outcome 
     let resolved = match api::resolve(object) {
         Ok(resolved) => resolved,
         Err(mistakes) => {
-            return Outcome { resolved: Err(mistakes), user_cnf: None, result: Ok(None), updating: None };
+            return Outcome { resolved: Err(mistakes), user_cnf: None, result: Ok(None), updating: None, behind: None };
         }
     };
-    let mut outcome = Outcome { resolved: Ok(resolved.clone()), user_cnf: None, result: Ok(None), updating: None };
+    let mut outcome =
+        Outcome { resolved: Ok(resolved.clone()), user_cnf: None, result: Ok(None), updating: None, behind: None };
     if !resolved.suspend {
         let result = Box::pin(carry_out(worker, object, resolved, &mut outcome)).await;
         outcome.result = match result {
@@ -63,6 +67,9 @@ async fn carry_out(
     outcome.user_cnf = Some(known.user_cnf.clone());
     outcome.resolved = Ok(known.object.clone());
     let object = &known.object;
+    if let Some(Role::ReplicaOf { primary, .. }) = object.replication.as_ref().map(|replication| &replication.role) {
+        outcome.behind = (*primary != known.root.name).then(|| known.root.name.clone());
+    }
     let current = context.caches.sets.get(&ObjectRef::new(&object.name).within(&object.namespace));
     let (pods, kept_for) = pods_wanted(&context, given, object, current.as_deref());
     let owner = given.controller_owner_ref(&()).ok_or_else(|| Trouble::Waiting {

@@ -47,7 +47,7 @@ pub(super) async fn write(worker: &mut Worker, object: &MariaDB, outcome: &Outco
         readiness(object, outcome, &pods, ready, wanted),
         validity(&before, outcome),
         updated(outcome, pods.len(), wanted),
-        unsupported_fields(object),
+        unsupported_fields(object, outcome.behind.as_deref()),
     ];
     let now = Timestamp::now();
     let number = |n: usize| i32::try_from(n).ok();
@@ -212,8 +212,13 @@ fn updated(outcome: &Outcome, pods: usize, wanted: usize) -> Said {
     }
 }
 
-fn unsupported_fields(object: &MariaDB) -> Said {
-    let fields = unsupported::unsupported(&object.spec);
+fn unsupported_fields(object: &MariaDB, behind: Option<&str>) -> Said {
+    let mut fields = unsupported::unsupported(&object.spec);
+    if let Some(root) = behind {
+        fields.push(format!(
+            "spec.replication.replica.primaryName (a cascade: members follow the primary of {root} itself)"
+        ));
+    }
     if fields.is_empty() {
         return say(condition::UNSUPPORTED_FIELD, false, "None", "");
     }
@@ -285,7 +290,7 @@ async fn publish(context: &Context, object: &MariaDB, said: &Said) {
         secondary: None,
     };
     let reference = object.object_ref(&());
-    if let Err(error) = call(|| "publish an event".to_owned(), context.recorder.publish(&event, &reference)).await {
+    if let Err(error) = call(|| "publish an event".to_owned(), context.events.publish(&event, &reference)).await {
         tracing::debug!(%error, "an event was not published");
     }
 }

@@ -19,12 +19,12 @@ use std::time::Duration;
 use super::cluster::{Cluster, Failure, say};
 use super::replication::small;
 use clients::Clients;
-use entry::Entry;
 use faults::{Ground, Kind};
 use history::{History, Outcome};
 use storm::{Storm, Tally};
 
 pub(crate) use checker_trials::TRIALS;
+pub(crate) use entry::Entry;
 
 /// Faults stop nodes and the operator: it comes alone.
 pub(crate) fn scenarios() -> &'static [(&'static str, super::Scenario)] {

@@ -11,7 +11,6 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, patch, post};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::Resource as _;
-use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::{reflector, watcher};
 use serde_json::{Value, json};
@@ -64,7 +63,7 @@ impl FakeApi {
             .with_state(self.clone());
         let client = kube::Client::new(router, "ns");
         Inputs {
-            recorder: Recorder::new(client.clone(), Reporter { controller: "test".into(), instance: None }),
+            events: crate::events::Events::new(client.clone(), "test", "test-0"),
             client,
             objects: self.objects.lock().expect("a lock").0.clone(),
             pods: self.pods.lock().expect("a lock").0.clone(),
