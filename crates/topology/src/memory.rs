@@ -98,6 +98,8 @@ pub struct Tries {
     pub last: Time,
     /// What became of it, if it failed.
     pub error: Option<String>,
+    /// What it was to bring about, where orders of one kind differ in that.
+    aim: Option<Action>,
 }
 
 impl Kind {
@@ -228,7 +230,13 @@ impl Memory {
     /// A command goes out.
     pub fn begin(&mut self, command: &Command, now: Time) {
         self.in_flight = true;
-        let tries = self.tries.entry(Kind::of(&command.action)).or_insert(Tries { count: 0, last: now, error: None });
+        let aim = aim(&command.action);
+        let fresh = Tries { count: 0, last: now, error: None, aim: None };
+        let tries = self.tries.entry(Kind::of(&command.action)).or_insert(fresh);
+        if tries.is_over(aim) {
+            tries.count = 0;
+        }
+        tries.aim = aim.cloned();
         tries.count += 1;
         tries.last = now;
         tries.error = None;
@@ -289,12 +297,33 @@ impl Memory {
         self.tries.get(&kind).map_or(0, |tries| tries.count)
     }
 
-    /// How long until this may be tried (again); zero: now.
+    /// How long until a kind may be tried (again); zero: now.
     pub fn wait_for(&self, kind: Kind, now: Time) -> Duration {
         self.tries
             .get(&kind)
             .map_or(Duration::ZERO, |tries| kind.pause(tries.count).saturating_sub(now.since(tries.last)))
     }
+
+    /// The same for one action: what aims at something else than the last one, which was carried out, waits for nothing.
+    pub fn wait_until(&self, action: &Action, now: Time) -> Duration {
+        let kind = Kind::of(action);
+        if self.tries.get(&kind).is_some_and(|tries| tries.is_over(aim(action))) {
+            return Duration::ZERO;
+        }
+        self.wait_for(kind, now)
+    }
+}
+
+impl Tries {
+    /// The last one was carried out, and something else is wanted now.
+    fn is_over(&self, wanted: Option<&Action>) -> bool {
+        self.error.is_none() && self.aim.as_ref() != wanted
+    }
+}
+
+/// What an action brings about, where that tells two of one kind apart.
+fn aim(action: &Action) -> Option<&Action> {
+    matches!(action, Action::Follow { .. } | Action::SetWaiting { .. }).then_some(action)
 }
 
 /// Since when something holds.
@@ -346,6 +375,23 @@ mod tests {
         }
         assert_eq!(waits, [1, 2, 5, 10, 30, 60, 60, 60]);
         assert_eq!(memory.wait_for(Kind::StartReplication, at(150)).as_secs(), 10);
+    }
+
+    #[test]
+    fn another_aim_waits_for_nothing() {
+        let mut memory = Memory::default();
+        let waits = |on| Command { stamp: Stamp::default(), action: Action::SetWaiting { on } };
+        for round in 0..8 {
+            let command = waits(round % 2 == 0);
+            assert_eq!(memory.wait_until(&command.action, at(100)), Duration::ZERO);
+            memory.begin(&command, at(100));
+            memory.end(&command, Ok(()));
+            assert_eq!(memory.wait_until(&command.action, at(100)).as_secs(), 1);
+        }
+        // But what failed is not over.
+        memory.begin(&waits(true), at(200));
+        memory.end(&waits(true), Err("no".to_owned()));
+        assert!(memory.wait_until(&waits(false).action, at(200)) > Duration::ZERO);
     }
 
     #[test]

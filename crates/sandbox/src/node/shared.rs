@@ -229,8 +229,15 @@ impl PodShared {
         loop {
             tokio::select! {
                 () = self.changed.notified() => {}
-                // Readiness gates are written by others.
-                changed = object.changed() => if changed.is_err() { return },
+                // Readiness gates are written by others; and that a pod is not ready, of a node that was thought lost.
+                changed = object.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    if status::readiness(&self.pod()) != status::readiness_in(&last) {
+                        last = serde_json::Value::Null;
+                    }
+                }
                 cut = links.wait_for(|table| !table.reaches_api(&self.node)) => if cut.is_err() { return },
             }
             if !self.reaches_api() {

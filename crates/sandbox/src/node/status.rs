@@ -115,6 +115,18 @@ fn restored(old: &ContainerStatus, now: &Time) -> ContainerStatus {
     status
 }
 
+/// What a pod's object says of its readiness.
+pub(crate) fn readiness(pod: &Pod) -> Option<&str> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == "Ready").map(|condition| condition.status.as_str())
+}
+
+/// The same of a patch of [`patch`].
+pub(crate) fn readiness_in(patch: &Value) -> Option<&str> {
+    let conditions = patch["status"]["conditions"].as_array()?;
+    conditions.iter().find(|condition| condition["type"] == "Ready").and_then(|condition| condition["status"].as_str())
+}
+
 /// Whether an init container goes on beside the others.
 pub(crate) fn is_sidecar(spec: &PodSpec, name: &str) -> bool {
     spec.init_containers.iter().flatten().any(|c| c.name == name && c.restart_policy.as_deref() == Some("Always"))

@@ -282,16 +282,20 @@ async fn drains_honour_budgets() {
     let budget = json!({ "metadata": { "name": "web" }, "spec": { "minAvailable": 1, "selector": { "matchLabels": { "app": "web" } } } });
     budgets.create(&PostParams::default(), &from(budget)).await.expect("budget");
     let client = world.client();
-    let deadline = Instant::now() + LIMIT;
-    while budgets.get("web").await.expect("budget").status.is_none_or(|s| s.current_healthy != Some(1)) {
-        assert!(Instant::now() < deadline, "the budget has no status");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let healthy = async |pods| {
+        let deadline = Instant::now() + LIMIT;
+        while budgets.get("web").await.expect("budget").status.is_none_or(|s| s.current_healthy != Some(pods)) {
+            assert!(Instant::now() < deadline, "the budget does not count {pods}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    healthy(1).await;
     let late = drain::drain(&client, "node-1", Duration::from_secs(1), |_| ()).await.expect_err("refused").to_string();
     assert!(late.contains("default/a"), "{late}");
     world.until("a", "untouched", |p| p["metadata"]["deletionTimestamp"].is_null() && is(p, "Ready", "True")).await;
     world.pod("b", "node-2", json!({})).await;
     world.ready("b").await;
+    healthy(2).await;
     let mut said = Vec::new();
     drain::drain(&client, "node-1", LIMIT, |line| said.push(line.to_owned())).await.expect("drained");
     assert_eq!(said, ["node node-1 cordoned", "pod default/a evicted", "node node-1 drained"]);

@@ -110,7 +110,8 @@ pub(super) fn keep(pass: &mut Pass<'_>) -> Flow {
     if !pass.intent.durability.promises() {
         return forget(pass, primary);
     }
-    if !pass.can_order(primary) {
+    // Where all of them stop, who may acknowledge stays as it is: whoever comes back finds it.
+    if !pass.can_order(primary) || pass.closes(primary) {
         return Flow::Next;
     }
     let steps = [locks, expel, admit, waits, prove];

@@ -139,7 +139,7 @@ impl<'a> Pass<'a> {
 
     /// Gives an order, unless one of its kind was given to this member too short a time ago.
     pub(super) fn order_patiently(&mut self, member: Member<'_>, action: Action) -> bool {
-        let wait = member.seen.map_or(Duration::ZERO, |seen| seen.memory.wait_for(Kind::of(&action), self.now));
+        let wait = member.seen.map_or(Duration::ZERO, |seen| seen.memory.wait_until(&action, self.now));
         if wait.is_zero() {
             self.order(member, action);
             true

@@ -34,8 +34,8 @@ pub(super) fn release(pass: &mut Pass<'_>) -> Flow {
         } else if !acker(pass, member) {
             pass.released.insert(name);
         } else if pass.primary().is_none_or(|primary| primary.server().is_none() || pass.closes(primary)) {
-            // Nothing is written meanwhile, and the record is left as it is.
-            if reached(pass, member) {
+            // Nothing is written any more, and the record is left as it is.
+            if pass.open_primary().is_none() && reached(pass, member) {
                 pass.released.insert(name);
             }
         } else if pass.intent.durability == Durability::Strict && pass.record.ackers.len() == 1 {

@@ -7,16 +7,27 @@ use topology::Record;
 use super::super::cluster::{Cluster, Failure};
 use super::history::{Member, Remains, RowId, Term, Transaction};
 
-/// Prints of each transaction its GTID, and of each row that it inserted into the clients' table `+client sequence`.
+/// Prints of each transaction its GTID, and of each row that it inserted into the clients' table `+client sequence`. One that
+/// is cut off at the end of a file, where a server died while it wrote, was never committed; files are read one by one, since
+/// `mariadb-binlog` ends at such a place.
 const BINLOG: &str = r#"
 set -e
 files=$(mariadb -u root -p"${MARIADB_ROOT_PASSWORD}" -N -B -e 'SHOW BINARY LOGS' | cut -f 1)
 cd "$(dirname "$(mariadb -u root -p"${MARIADB_ROOT_PASSWORD}" -N -B -e 'SELECT @@log_bin_basename')")"
-mariadb-binlog --no-defaults --verbose --base64-output=decode-rows $files | awk '
-  /^#[0-9]+ .*[\t ]GTID [0-9]+-[0-9]+-[0-9]+/ { for (i = 1; i < NF; i++) if ($i == "GTID") print $(i + 1); ours = 0 }
+for file in $files; do
+  mariadb-binlog --no-defaults --verbose --base64-output=decode-rows "$file" || echo "cut off: $file" >&2
+done | awk '
+  function tell() { if (gtid != "" && (whole || !bounded)) printf "%s", gtid rows; gtid = ""; rows = "" }
+  /^#[0-9]+ .*[\t ]GTID [0-9]+-[0-9]+-[0-9]+/ {
+    tell()
+    for (i = 1; i < NF; i++) if ($i == "GTID") gtid = $(i + 1) "\n"
+    bounded = / trans/; whole = 0; ours = 0
+  }
+  /^(COMMIT|ROLLBACK)/ { whole = 1 }
   /^### / { if ($2 == "INSERT") ours = ($4 == "`chaos`.`writes`"); else if ($2 == "UPDATE" || $2 == "DELETE") ours = 0 }
   ours && /^### +@2=/ { sub(/.*=/, ""); client = $1 }
-  ours && /^### +@3=/ { sub(/.*=/, ""); print "+" client " " $1 }'
+  ours && /^### +@3=/ { sub(/.*=/, ""); rows = rows "+" client " " $1 "\n" }
+  END { tell() }'
 "#;
 
 /// Everything, once the members are at rest.

@@ -325,9 +325,22 @@ fn all_of_them_go_in_order() {
     for member in ["db-0", "db-1", "db-2"] {
         world.intent.vacate.insert(name(member));
     }
+    let before = (world.record.ackers.clone(), world.record.solo);
     let decision = world.run_for(10);
     assert_eq!((decision.released.len(), holder(&world), world.record.epoch), (3, "db-0", 1));
     assert!(world.server("db-0").read_only);
+    assert_eq!((before.0.len(), before.1), (2, false));
+    assert_eq!((world.record.ackers.clone(), world.record.solo), before);
+}
+
+#[test]
+fn nobody_goes_before_the_primary_is_closed() {
+    let mut world = safe(2);
+    for member in ["db-0", "db-1"] {
+        world.intent.vacate.insert(name(member));
+    }
+    let decision = world.decide();
+    assert!(decision.released.is_empty() && !world.record.solo, "{:?}", decision.released);
 }
 
 #[test]
