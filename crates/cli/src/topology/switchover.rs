@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use api::status::{MemberStatus, RequestStatus};
+use api::status::MemberStatus;
 use api::{GoDuration, MariaDB, names};
 use clap::Args;
 use kube::api::{Patch, PatchParams};
@@ -21,6 +21,8 @@ const ROLLED_BACK: u8 = 4;
 const TIMED_OUT: u8 = 5;
 /// The status is looked at so often.
 const LOOK: Duration = Duration::from_millis(150);
+/// A request is written so often, where others write at the same moment.
+const ATTEMPTS: usize = 20;
 /// The change's object is written beside the status: it may come a moment later.
 const LATE: Duration = Duration::from_secs(5);
 
@@ -54,26 +56,29 @@ pub(super) async fn run(arguments: &SwitchoverArguments) -> anyhow::Result<ExitC
     if arguments.dry_run {
         return Ok(dry_run(&topology, arguments.to.as_deref()));
     }
-    if let Some(request) = pending(&topology.root) {
-        bail!("the request {} is under way: wait for it (kubectl mariadb status)", request.id);
-    }
-    let id = ask(&topology, arguments.to.as_deref()).await?;
+    let Some(id) = ask(&mut topology, arguments.to.as_deref()).await? else { return Ok(ExitCode::from(REFUSED)) };
     follow(&mut topology, &id, arguments.timeout).await
 }
 
-/// A request that is not over.
-fn pending(root: &MariaDB) -> Option<&RequestStatus> {
-    let request = root.status.as_ref()?.replication.as_ref()?.request.as_ref()?;
-    let stands = root.annotations().get(names::SWITCHOVER_ANNOTATION).is_some_and(|text| text.contains(&request.id));
-    (stands && !is_final(&request.phase) && !request.id.is_empty()).then_some(request)
+/// The id of a request that is not over, or that nobody has looked at yet.
+fn pending(root: &MariaDB) -> Option<String> {
+    let text = root.annotations().get(names::SWITCHOVER_ANNOTATION)?.trim();
+    let id = match serde_json::from_str::<serde_json::Value>(text) {
+        Ok(request) => request["id"].as_str()?.to_owned(),
+        Err(_) => text.split_whitespace().next()?.to_owned(),
+    };
+    let request = root.status.as_ref().and_then(|status| status.replication.as_ref()?.request.as_ref());
+    // One that is not understood has no id.
+    let over = request.is_some_and(|request| (request.id == id || request.id.is_empty()) && is_final(&request.phase));
+    (!over).then_some(id)
 }
 
 fn is_final(phase: &str) -> bool {
     matches!(phase, "Done" | "RolledBack" | "Refused")
 }
 
-/// Writes the request; its id.
-async fn ask(topology: &Topology, to: Option<&str>) -> anyhow::Result<String> {
+/// Writes the request; its id, or nothing where another one is under way: of two at once one is first.
+async fn ask(topology: &mut Topology, to: Option<&str>) -> anyhow::Result<Option<String>> {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let id = format!("{:x}-{:x}", since.as_millis(), std::process::id());
     let who = std::env::var("USER").unwrap_or_else(|_| "somebody".to_owned());
@@ -82,16 +87,36 @@ async fn ask(topology: &Topology, to: Option<&str>) -> anyhow::Result<String> {
         request["to"] = json!(to);
     }
     let api: Api<MariaDB> = Api::namespaced(topology.client.clone(), &topology.namespace);
-    let patch = json!({"metadata": {"annotations": {names::SWITCHOVER_ANNOTATION: request.to_string()}}});
     let params = PatchParams { field_manager: Some("kubectl-mariadb".to_owned()), ..PatchParams::default() };
-    api.patch(&topology.name(), &params, &Patch::Merge(&patch))
-        .await
-        .with_context(|| format!("ask for a switchover of {}", topology.name()))?;
-    match to {
-        Some(to) => println!("asked for {to} as the primary of {} (request {id})", topology.name()),
-        None => println!("asked for another primary of {} (request {id})", topology.name()),
+    for _ in 0..ATTEMPTS {
+        if let Some(other) = pending(&topology.root) {
+            println!(
+                "refused: the request {other} is under way: wait for its end (kubectl mariadb status), or withdraw it:\n  \
+                 kubectl annotate mariadb {} -n {} {}-",
+                topology.name(),
+                topology.namespace,
+                names::SWITCHOVER_ANNOTATION
+            );
+            return Ok(None);
+        }
+        let patch = json!({"metadata": {"resourceVersion": topology.root.resource_version(),
+            "annotations": {names::SWITCHOVER_ANNOTATION: request.to_string()}}});
+        match api.patch(&topology.name(), &params, &Patch::Merge(&patch)).await {
+            Ok(_) => {
+                match to {
+                    Some(to) => println!("asked for {to} as the primary of {} (request {id})", topology.name()),
+                    None => println!("asked for another primary of {} (request {id})", topology.name()),
+                }
+                return Ok(Some(id));
+            }
+            // Somebody has written meanwhile: the operator its status, or another one a request.
+            Err(kube::Error::Api(status)) if status.code == 409 => topology.refresh().await?,
+            Err(error) => {
+                return Err(error).with_context(|| format!("ask for a switchover of {}", topology.name()));
+            }
+        }
     }
-    Ok(id)
+    bail!("{} is written to all the time: its request could not be written", topology.name())
 }
 
 async fn follow(topology: &mut Topology, id: &str, timeout: Duration) -> anyhow::Result<ExitCode> {
@@ -264,6 +289,23 @@ mod tests {
         let mut suspended = root.clone();
         suspended.spec.suspend = Some(true);
         assert!(foresee(&suspended, None).is_err());
+    }
+
+    #[test]
+    fn requests_that_stand() {
+        let mut root = root();
+        assert_eq!(pending(&root), None);
+        let request = r#"{"id": "a-1", "to": "db-1"}"#;
+        root.annotations_mut().insert(names::SWITCHOVER_ANNOTATION.to_owned(), request.to_owned());
+        assert_eq!(pending(&root).as_deref(), Some("a-1"));
+        let mut said = |id: &str, phase: &str| {
+            let replication = root.status.as_mut().and_then(|status| status.replication.as_mut()).expect("a status");
+            replication.request = serde_json::from_value(json!({"id": id, "phase": phase})).expect("a request");
+            pending(&root)
+        };
+        assert_eq!(said("before", "Done").as_deref(), Some("a-1"));
+        assert_eq!(said("a-1", "UnderWay").as_deref(), Some("a-1"));
+        assert_eq!(said("a-1", "Refused"), None);
     }
 
     #[test]

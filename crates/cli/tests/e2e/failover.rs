@@ -52,7 +52,7 @@ fn await_primary(cluster: &Cluster, namespace: &str, root: &str, wanted: &str) -
 }
 
 /// The topology can lose its primary without losing anything: only then is a failover promised.
-fn await_safe(cluster: &Cluster, namespace: &str, root: &str) -> Result<(), Failure> {
+pub(crate) fn await_safe(cluster: &Cluster, namespace: &str, root: &str) -> Result<(), Failure> {
     cluster.await_healthy(namespace, root, 2 * MINUTE)?;
     cluster.await_condition(namespace, root, ("SafeToFailover", "True", ""), MINUTE)
 }
@@ -112,7 +112,7 @@ fn await_routing(cluster: &Cluster, namespace: &str, root: &str, primary: &str) 
     })
 }
 
-fn kill_server(cluster: &Cluster, namespace: &str, pod: &str) -> Result<(), Failure> {
+pub(crate) fn kill_server(cluster: &Cluster, namespace: &str, pod: &str) -> Result<(), Failure> {
     let script =
         "for p in /proc/[0-9]*; do [ \"$(cat $p/comm 2>/dev/null)\" = mariadbd ] && kill -9 ${p#/proc/}; done; true";
     cluster.kubectl(&["exec", pod, "-n", namespace, "-c", "mariadb", "--", "bash", "-c", script]).map(drop)

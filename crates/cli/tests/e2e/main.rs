@@ -7,11 +7,13 @@ mod bad_input;
 mod chaos;
 mod cluster;
 mod failover;
+mod moments;
 mod outage;
 mod replication;
 mod resilience;
 mod switches;
 mod upkeep;
+mod ways;
 
 use std::sync::Arc;
 
@@ -76,12 +78,20 @@ fn main() {
     let trials = |scenarios: &[(&'static str, Scenario)]| -> Vec<Trial> {
         scenarios.iter().map(|&(name, scenario)| trial(&cluster, name, scenario)).collect()
     };
-    let shared = [replication::SCENARIOS, bad_input::SCENARIOS, failover::SCENARIOS, upkeep::SCENARIOS].concat();
+    let shared =
+        [replication::SCENARIOS, bad_input::SCENARIOS, failover::SCENARIOS, moments::SCENARIOS, upkeep::SCENARIOS]
+            .concat();
     let first = libtest_mimic::run(&arguments, trials(&shared));
     arguments.test_threads = Some(1);
-    let alone =
-        [failover::SEED_SCENARIOS, resilience::SCENARIOS, switches::SCENARIOS, chaos::scenarios(), outage::scenarios()]
-            .concat();
+    let alone = [
+        failover::SEED_SCENARIOS,
+        resilience::SCENARIOS,
+        switches::SCENARIOS,
+        ways::SCENARIOS,
+        chaos::scenarios(),
+        outage::scenarios(),
+    ]
+    .concat();
     let second = libtest_mimic::run(&arguments, trials(&alone));
     drop(cluster);
     if checked.has_failed() || first.has_failed() || second.has_failed() {

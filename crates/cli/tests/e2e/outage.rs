@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::chaos::Entry;
 use super::cluster::{Cluster, Failure, say};
-use super::failover::primary;
+use super::failover::{kill_server, primary};
 use super::replication::replicated;
 
 /// The variable that asks for it: how often each event is caused.
@@ -52,12 +52,6 @@ struct Event {
 enum Whom {
     Primary,
     Replica,
-}
-
-fn kill_server(cluster: &Cluster, namespace: &str, pod: &str) -> Result<(), Failure> {
-    let script =
-        "for p in /proc/[0-9]*; do [ \"$(cat $p/comm 2>/dev/null)\" = mariadbd ] && kill -9 ${p#/proc/}; done; true";
-    cluster.kubectl(&["exec", pod, "-n", namespace, "-c", "mariadb", "--", "bash", "-c", script]).map(drop)
 }
 
 fn delete(cluster: &Cluster, namespace: &str, pod: &str) -> Result<(), Failure> {

@@ -14,7 +14,7 @@ use super::view::{self, Member};
 use crate::action::Action;
 use crate::gtid::GtidPosition;
 use crate::intent::Durability;
-use crate::member::{DataId, Phase, ThreadState};
+use crate::member::{DataId, Phase, ReplicationState, ThreadState};
 use crate::memory::Kind;
 use crate::mutant::{self, Mutant};
 use crate::plan::{Plan, PlanKind};
@@ -333,7 +333,7 @@ fn waits(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
     if lost {
         return off(pass);
     }
-    if !on && !pass.record.ackers.is_empty() && somebody_receives(pass) {
+    if !on && !pass.record.ackers.is_empty() && somebody_receives(pass, primary) {
         return begin_with_marker(pass, primary, PlanKind::Near, NEAR);
     }
     Flow::Next
@@ -355,7 +355,7 @@ fn stuck(pass: &mut Pass<'_>, primary: Member<'_>) -> bool {
 /// `solo` is cleared by a marker that an acker holds.
 fn prove(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
     let waits = primary.server().is_some_and(|server| !server.read_only && server.semi_sync.waits);
-    if !pass.record.solo || pass.record.ackers.is_empty() || !waits || !somebody_receives(pass) {
+    if !pass.record.solo || pass.record.ackers.is_empty() || !waits || !somebody_receives(pass, primary) {
         return Flow::Next;
     }
     begin_with_marker(pass, primary, PlanKind::Prove, PROVE)
@@ -372,9 +372,12 @@ fn begin_with_marker(pass: &mut Pass<'_>, primary: Member<'_>, kind: PlanKind, n
     Flow::Stop
 }
 
-fn somebody_receives(pass: &Pass<'_>) -> bool {
+/// An acker receives from the primary: one that is still connected to a former one proves nothing.
+fn somebody_receives(pass: &Pass<'_>, primary: Member<'_>) -> bool {
     ackers(pass).any(|(_, member)| {
-        member.replication().is_some_and(|replication| replication.io == ThreadState::Yes && replication.receives)
+        let source = pass.intent.source(member.intent, primary.intent);
+        let receives = |replication: &ReplicationState| replication.io == ThreadState::Yes && replication.receives;
+        follows(member, &source) && member.replication().is_some_and(receives)
     })
 }
 

@@ -237,6 +237,8 @@ pub(super) fn lost_record(pass: &mut Pass<'_>) -> Flow {
             start(pass, *member);
         }
     }
+    // What is read of one that is open may be old already.
+    all_read &= with_data.iter().all(|member| member.server().is_some_and(|server| server.read_only));
     if !all_read {
         pass.operation = Some("the record is missing; every member's data is being read".to_owned());
         return Flow::Stop;

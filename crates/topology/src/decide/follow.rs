@@ -9,6 +9,10 @@ use super::repair::replay;
 use super::view::{Member, Verdict};
 use crate::action::{Action, Source};
 use crate::member::ReplicationState;
+use crate::memory::Kind;
+
+/// Wrong password, or no such account.
+const ACCESS_DENIED: u32 = 1045;
 
 /// A relay log that does not move for so long is not waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -21,7 +25,7 @@ pub(super) fn follow_primary(pass: &mut Pass<'_>) -> Flow {
             continue;
         }
         let source = pass.intent.source(member.intent, primary.intent);
-        if follows(member, &source) {
+        if follows(member, &source) && !needs_the_password(member, primary) {
             continue;
         }
         if member.replication().is_none() && !joins_clean(pass, member, primary) {
@@ -41,6 +45,16 @@ pub(super) fn follow_primary(pass: &mut Pass<'_>) -> Flow {
         }
     }
     Flow::Next
+}
+
+/// The accounts are there, and it is refused: what it logs in with is older than they are, or they are set right just now.
+fn needs_the_password(member: Member<'_>, primary: Member<'_>) -> bool {
+    let refused = member.replication().and_then(|replication| replication.io_error.as_ref());
+    let set = primary.seen.is_some_and(|seen| {
+        let memory = &seen.memory;
+        memory.count(Kind::Accounts) > 0 && !memory.in_flight && !memory.failed(Kind::Accounts)
+    });
+    set && refused.is_some_and(|error| error.errno == ACCESS_DENIED)
 }
 
 /// A candidate is admitted before it connects: whoever connects may acknowledge.

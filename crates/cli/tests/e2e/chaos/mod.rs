@@ -19,12 +19,12 @@ use std::time::Duration;
 use super::cluster::{Cluster, Failure, say};
 use super::replication::small;
 use clients::Clients;
-use faults::{Ground, Kind};
 use history::{History, Outcome};
 use storm::{Storm, Tally};
 
 pub(crate) use checker_trials::TRIALS;
 pub(crate) use entry::Entry;
+pub(crate) use faults::{Ground, Kind};
 
 /// Faults stop nodes and the operator: it comes alone.
 pub(crate) fn scenarios() -> &'static [(&'static str, super::Scenario)] {
@@ -53,7 +53,7 @@ fn number(variable: &str) -> Result<Option<u64>, Failure> {
     }
 }
 
-fn manifest(cluster: &Cluster) -> String {
+pub(crate) fn manifest(cluster: &Cluster) -> String {
     // Disks that can be full and hang; failovers within seconds, so that many fit into a run.
     let class = if cluster.sandbox_dir().is_some() { "    storageClassName: limited\n" } else { "" };
     let text = small(

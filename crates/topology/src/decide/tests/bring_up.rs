@@ -215,6 +215,24 @@ fn diverged_members_without_a_record_need_a_word() {
     assert_ne!(world.record.holder_identity(), Some(DataId("x".into()).0.as_str()));
 }
 
+/// Found on real servers: the report of one that was open was older than its last write, and the other was chosen.
+#[test]
+fn nobody_is_chosen_while_somebody_may_write() {
+    let mut world = World::new(intent(2));
+    world.settle();
+    log(&mut world);
+    world.record = crate::Record::default();
+    world.replication("db-1").io = crate::member::ThreadState::No;
+    world.replication("db-1").sql = crate::member::ThreadState::No;
+    assert!(!world.server("db-0").read_only);
+    assert!(world.decide().record.is_none_or(|record| record.holder.is_none()));
+    world.pass(|_| false);
+    world.write("db-0", 1);
+    world.settle();
+    assert!(log(&mut world).starts_with("db-0 close"), "it is closed first");
+    assert_eq!(world.record.holder.as_ref().map(|h| h.member.clone()), Some(name("db-0")));
+}
+
 #[test]
 fn an_errant_member_is_not_lost_with_the_record() {
     let mut world = World::new(intent(3));

@@ -185,7 +185,8 @@ fn a_refused_login_sets_the_accounts_right() {
     world.replication("db-1").io = ThreadState::Connecting;
     world.replication("db-1").io_error = Some(error(1045));
     world.pass(|_| true);
-    assert_eq!(log(&mut world), "db-0 accounts repl_1 repl_2");
+    // And it gets the password that they have now.
+    assert_eq!(log(&mut world), "db-0 accounts repl_1 repl_2\ndb-1 follow db-0");
 }
 
 #[test]

@@ -1,0 +1,227 @@
+//! Every way in which a primary can go, one after the other: who is primary then, and that no row is missing.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::chaos::{Entry, Ground, Kind, manifest};
+use super::cluster::{Cluster, Failure, say, skipped};
+use super::failover::{await_other_primary, primary};
+use super::replication::{await_rows, write_rows};
+
+/// They stop nodes and the operator: they come alone.
+pub(crate) const SCENARIOS: &[(&str, super::Scenario)] = &[
+    ("ways::a_primary_goes", a_primary_goes),
+    ("ways::the_operator_goes_with_its_node", the_operator_goes_with_its_node),
+    ("ways::all_members_go_and_one_stays_away", all_members_go_and_one_stays_away),
+];
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// A fault that shall not move the primary lasts so long: `failover.timeout` of these objects, and more.
+const LASTS: Duration = Duration::from_secs(5);
+const ROOT: &str = "db";
+const MEMBERS: [&str; 3] = ["db-0", "db-1", "db-2"];
+const ROWS: u64 = 20;
+
+/// Who is the primary in the end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum After {
+    Another,
+    Same,
+    /// Whoever is quicker: it comes back, or is replaced.
+    Either,
+}
+
+const WAYS: [(Kind, After); 21] = [
+    (Kind::ServerKilled, After::Another),
+    (Kind::ContainerOutOfMemory, After::Another),
+    (Kind::PodKilled, After::Another),
+    (Kind::PodDeleted, After::Another),
+    (Kind::PodDeletedByForce, After::Either),
+    (Kind::PodEvicted, After::Another),
+    (Kind::NodeDrained, After::Another),
+    (Kind::ServerFrozen, After::Another),
+    (Kind::PodFrozen, After::Another),
+    (Kind::NodeStopped, After::Another),
+    (Kind::NodeCutOff, After::Another),
+    (Kind::DiskFull, After::Another),
+    (Kind::DiskHung, After::Another),
+    (Kind::OperatorKilledWithServer, After::Another),
+    // Replicas hear it: no failover, and none is needed.
+    (Kind::NodeCutFromOperator, After::Same),
+    (Kind::NodeCutFromApi, After::Same),
+    // It goes on alone.
+    (Kind::NodeCutFromPeers, After::Same),
+    (Kind::TooManyConnections, After::Same),
+    (Kind::OperatorKilled, After::Same),
+    (Kind::ApiSlow, After::Same),
+    (Kind::ApiAway, After::Same),
+];
+
+fn sandbox_only(cluster: &Cluster, what: &str) -> bool {
+    if cluster.sandbox_dir().is_none() {
+        skipped(&format!("{what}: not a sandbox"));
+        return true;
+    }
+    false
+}
+
+fn ground<'a>(cluster: &'a Cluster, namespace: &'a str, members: &'a [String]) -> Result<Ground<'a>, Failure> {
+    cluster.apply(namespace, &manifest(cluster))?;
+    cluster.await_healthy(namespace, ROOT, 2 * MINUTE)?;
+    let primary_entry = Entry::of(cluster, namespace, &format!("{ROOT}-primary"))?;
+    Ok(Ground { cluster, namespace, root: ROOT, members, primary_entry })
+}
+
+fn names() -> Vec<String> {
+    MEMBERS.map(str::to_owned).to_vec()
+}
+
+/// Writes, as often as it takes, where the primary is now.
+fn write_somewhere(cluster: &Cluster, namespace: &str) -> Result<String, Failure> {
+    cluster.eventually("writes go on", MINUTE, || {
+        let now = primary(cluster, namespace, ROOT)?;
+        write_rows(cluster, namespace, &now, 1).map(|()| now)
+    })
+}
+
+/// What the newest change says of its cause, and how long writes were down.
+fn newest(cluster: &Cluster, namespace: &str) -> Result<String, Failure> {
+    let mut changes = cluster.list(namespace, "primarychanges", &format!("k8s.mariadb.com/topology={ROOT}"))?;
+    changes.sort_by_key(|change| change["began"].as_str().unwrap_or_default().to_owned());
+    let change = changes.pop().unwrap_or(Value::Null);
+    let text = |pointer: &str| change.pointer(pointer).and_then(Value::as_str).unwrap_or("?").to_owned();
+    Ok(format!("{} ({}), writes down for {}", text("/type"), text("/cause/reason"), text("/writesDown")))
+}
+
+fn a_primary_goes(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
+    if sandbox_only(cluster, "a_primary_goes") {
+        return Ok(());
+    }
+    let members = names();
+    let ground = ground(cluster, namespace, &members)?;
+    let mut rows = 0;
+    for (kind, after) in WAYS {
+        ground.await_well(2 * MINUTE).map_err(|e| format!("before {kind}: {e}"))?;
+        let old = primary(cluster, namespace, ROOT)?;
+        write_rows(cluster, namespace, &old, ROWS)?;
+        rows += ROWS;
+        let began = Instant::now();
+        let undo = ground.begin(kind, &old).map_err(|e| format!("{kind}: {e}"))?;
+        let outcome = match after {
+            After::Another => await_other_primary(cluster, namespace, ROOT, &old).and_then(|_| {
+                rows += 1;
+                write_somewhere(cluster, namespace)
+            }),
+            After::Either => {
+                rows += 1;
+                write_somewhere(cluster, namespace)
+            }
+            After::Same => {
+                std::thread::sleep(LASTS);
+                Ok(old.clone())
+            }
+        };
+        let took = began.elapsed();
+        // Whatever came of it, the next one finds all in order.
+        ground.end(undo)?;
+        let now = outcome.map_err(|e| format!("{kind}: {e}"))?;
+        let well = ground.await_well(2 * MINUTE).map_err(|e| format!("after {kind}: {e}"))?;
+        if after == After::Same && primary(cluster, namespace, ROOT)? != old {
+            return Err(format!("{kind}: {old} is the primary no more: {}", newest(cluster, namespace)?));
+        }
+        await_rows(cluster, namespace, &MEMBERS, rows).map_err(|e| format!("after {kind}: {e}"))?;
+        let change = if now == old { "no change".to_owned() } else { newest(cluster, namespace)? };
+        say(&format!(
+            "{kind}: {old} -> {now}: {change}; seen after {:.1} s, well again {:.1} s later",
+            took.as_secs_f64(),
+            well.as_secs_f64()
+        ));
+    }
+    Ok(())
+}
+
+/// Has the operator run on this node.
+fn bring_operator(ground: &Ground<'_>, node: &str) -> Result<(), Failure> {
+    let cluster = ground.cluster;
+    let nodes = cluster.kubectl(&["get", "nodes", "-o", "jsonpath={.items[*].metadata.name}"])?;
+    let others: Vec<&str> = nodes.split_whitespace().filter(|name| *name != node).collect();
+    let all = |verb: &str| others.iter().try_for_each(|name| cluster.kubectl(&[verb, name]).map(drop));
+    all("cordon")?;
+    let brought = cluster.eventually("the operator runs beside the primary", MINUTE, || {
+        let pod = ground.operator()?;
+        if ground.node_of("mariadb-operator", &pod)? == node {
+            return Ok(());
+        }
+        cluster.kubectl(&["delete", "pod", &pod, "-n", "mariadb-operator", "--wait=true", "--timeout=30s"])?;
+        Err("it is elsewhere".to_owned())
+    });
+    all("uncordon")?;
+    brought
+}
+
+fn the_operator_goes_with_its_node(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
+    if sandbox_only(cluster, "the_operator_goes_with_its_node") {
+        return Ok(());
+    }
+    let members = names();
+    let ground = ground(cluster, namespace, &members)?;
+    let old = primary(cluster, namespace, ROOT)?;
+    let node = ground.node_of(namespace, &old)?;
+    bring_operator(&ground, &node)?;
+    ground.await_well(MINUTE)?;
+    write_rows(cluster, namespace, &old, ROWS)?;
+    let began = Instant::now();
+    let undo = ground.begin(Kind::NodeStopped, &old)?;
+    // Nobody decides until Kubernetes has brought the operator up elsewhere.
+    let now = cluster.eventually("another primary", 3 * MINUTE, || match primary(cluster, namespace, ROOT)? {
+        now if now == old => Err("not yet".to_owned()),
+        now => Ok(now),
+    });
+    say(&format!(
+        "operator and primary on one node that stopped: {now:?} after {:.1} s",
+        began.elapsed().as_secs_f64()
+    ));
+    ground.end(undo)?;
+    now?;
+    ground.await_well(2 * MINUTE)?;
+    await_rows(cluster, namespace, &MEMBERS, ROWS)
+}
+
+/// Cold start: every member is killed at one moment, the primary's node does not come back.
+fn all_members_go_and_one_stays_away(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
+    if sandbox_only(cluster, "all_members_go_and_one_stays_away") {
+        return Ok(());
+    }
+    let members = names();
+    let ground = ground(cluster, namespace, &members)?;
+    let mut rows = 0;
+    // All return: whoever it is that goes on has everything.
+    ground.await_well(MINUTE)?;
+    write_rows(cluster, namespace, &primary(cluster, namespace, ROOT)?, ROWS)?;
+    rows += ROWS;
+    for member in MEMBERS {
+        ground.begin(Kind::PodKilled, member)?;
+    }
+    let now = write_somewhere(cluster, namespace)?;
+    rows += 1;
+    ground.await_well(2 * MINUTE)?;
+    await_rows(cluster, namespace, &MEMBERS, rows)?;
+    say(&format!("all members killed: {now} goes on"));
+    // The primary stays away.
+    let old = primary(cluster, namespace, ROOT)?;
+    write_rows(cluster, namespace, &old, ROWS)?;
+    rows += ROWS;
+    let undo = ground.begin(Kind::NodeStopped, &old)?;
+    for member in MEMBERS.iter().filter(|member| **member != old) {
+        ground.begin(Kind::PodKilled, member)?;
+    }
+    let now = await_other_primary(cluster, namespace, ROOT, &old);
+    let written = now.and_then(|_| write_somewhere(cluster, namespace));
+    ground.end(undo)?;
+    say(&format!("all members killed, the primary {old} stayed away: {written:?} took over"));
+    written?;
+    rows += 1;
+    ground.await_well(2 * MINUTE)?;
+    await_rows(cluster, namespace, &MEMBERS, rows)
+}
