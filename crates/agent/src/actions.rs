@@ -391,6 +391,7 @@ async fn follow(shared: &Arc<Shared>, source: &Source, demote: bool) -> Result<O
     relay::keep(shared, &mut session).await?;
     let follow = sql::Follow { source, password: &password, demote, password_known, ca: &ca };
     session.follow(&follow).await.map_err(|e| statement(&e))?;
+    crate::state::count_anew(shared);
     shared.state.update(|state| state.fence = None);
     remember(&shared.told.source, Some((source.clone(), password)));
     // The threads connect within a moment: wait for that, so that the next look sees them so.

@@ -88,7 +88,9 @@ async fn receive(shared: &Arc<Shared>, donor: &Endpoint, data_id: &DataId) -> Re
     shared.server.stop(shared, STOP_LIMIT).await;
     shared.state.update(|state| state.phase = Phase::Starting);
     let owner = volume::Owner::new(&shared.config, &shared.me);
-    volume::finish(places, data_id, owner).await.map_err(|e| io("data", e))
+    volume::finish(places, data_id, owner).await.map_err(|e| io("data", e))?;
+    crate::state::forget_reception(shared);
+    Ok(())
 }
 
 /// Carries the stream into mbstream's input. `Err(None)`: mbstream takes no more, and its own end tells why.

@@ -207,6 +207,7 @@ pub(crate) async fn replay(shared: Arc<Shared>) -> Result<Outcome, Refusal> {
     // Also after a failure: what was applied is applied.
     let server = crate::state::ask(&shared, &mut session).await.map_err(|e| statement(&e))?;
     session.set_slave_position(&applied(&server)).await.map_err(|e| statement(&e))?;
+    crate::state::count_anew(&shared);
     seen(&shared, &mut session).await;
     match result {
         Ok(Ok(transactions)) => {

@@ -72,6 +72,16 @@ pub(crate) async fn ask(
     answer
 }
 
+/// Its position is set on purpose, or it is another server: what it had applied before is not compared with what follows.
+pub(crate) fn count_anew(shared: &Shared) {
+    lock(&shared.reception).begin_anew();
+}
+
+/// Other data: nothing that was seen of the former one is true of it.
+pub(crate) fn forget_reception(shared: &Shared) {
+    *lock(&shared.reception) = sql::Reception::default();
+}
+
 /// A server that does not answer for a while is told of before it does.
 async fn noticed<T>(shared: &Shared, answer: impl Future<Output = T>) -> T {
     tokio::pin!(answer);
@@ -131,6 +141,7 @@ pub(crate) async fn poll(shared: Arc<Shared>) {
             Some(session) => noticed(&shared, ask(&shared, session)).await,
             None => match sql::Session::open(&target(&shared)).await {
                 Ok(mut opened) => {
+                    count_anew(&shared);
                     let answer = ask(&shared, &mut opened).await;
                     if let Err(error) = crate::opening::look_at_locks(&shared, &mut opened, None).await {
                         tracing::warn!(%error, "locks are not known");

@@ -4,6 +4,7 @@
 mod locks;
 mod logs;
 mod markers;
+mod passages;
 mod reception;
 mod rows;
 mod session;

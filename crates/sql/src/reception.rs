@@ -2,18 +2,26 @@
 
 use std::time::{Duration, Instant};
 
+use crate::passages::Passages;
+
 /// So many heartbeats may be missed.
 const MISSED: f64 = 3.0;
 /// What a heartbeat may be late by.
 const SLACK: Duration = Duration::from_millis(300);
 
-/// What came from a replica's source last, and when.
+/// What came from a replica's source last, and when; and what its SQL thread made of it.
 #[derive(Debug, Default)]
 pub struct Reception {
     last: Option<(String, Instant)>,
+    pub(crate) passages: Passages,
 }
 
 impl Reception {
+    /// The server was started anew, or its position is set on purpose.
+    pub fn begin_anew(&mut self) {
+        self.passages.forget();
+    }
+
     /// Takes in how it stands; does it still receive?
     pub(crate) fn note(&mut self, signs: String, heartbeat_seconds: f64, now: Instant) -> bool {
         match &self.last {

@@ -95,6 +95,13 @@ pub(crate) fn reception(row: &Row) -> Result<(String, f64), SqlError> {
     Ok((text, row.parsed("Slave_heartbeat_period")?))
 }
 
+/// Transactions that were applied since the server's start.
+pub(crate) fn applied(row: &Row) -> Result<u64, SqlError> {
+    let row = Named { what: "SHOW ALL SLAVES STATUS", row };
+    let kinds = ["Slave_DDL_Groups", "Slave_Non_Transactional_Groups", "Slave_Transactional_Groups"];
+    kinds.iter().map(|kind| row.parsed::<u64>(kind)).sum()
+}
+
 pub(crate) fn replication(row: &Row) -> Result<ReplicationState, SqlError> {
     let row = Named { what: "SHOW ALL SLAVES STATUS", row };
     let thread = |column| {
@@ -118,6 +125,7 @@ pub(crate) fn replication(row: &Row) -> Result<ReplicationState, SqlError> {
         receives: false,
         io_error: error("Last_IO_Errno", "Last_IO_Error")?,
         sql_error: error("Last_SQL_Errno", "Last_SQL_Error")?,
+        passed_over: 0,
         seconds_behind: row.text("Seconds_Behind_Master")?.and_then(|text| text.parse().ok()),
     })
 }

@@ -8,6 +8,7 @@ use topology::action::Source;
 use topology::member::{ReplicationState, ServerState, ThreadState};
 
 use crate::Reception;
+use crate::passages::Standing;
 use crate::rows::{self, Named};
 use crate::session::{Session, SqlError};
 use crate::{identifier, quote};
@@ -58,11 +59,13 @@ impl Session {
     pub async fn state(&mut self, reception: &mut Reception) -> Result<ServerState, SqlError> {
         const SLAVES: &str = "SHOW ALL SLAVES STATUS";
         let mut replication = None;
+        let mut applied = 0;
         for row in &self.rows(SLAVES, READ_LIMIT, SLAVES).await? {
             if (Named { what: SLAVES, row }).some("Connection_name")?.is_empty() {
                 let (signs, heartbeat) = rows::reception(row)?;
                 let mut known = rows::replication(row)?;
                 known.receives = reception.note(signs, heartbeat, Instant::now()) && known.io == ThreadState::Yes;
+                applied = rows::applied(row)?;
                 replication = Some(known);
             }
         }
@@ -70,11 +73,31 @@ impl Session {
         let rows = self.rows("state", READ_LIMIT, rows::SERVER).await?;
         let row = rows.first().ok_or(SqlError::Answer { what: "state", message: "no row".into() })?;
         let mut server = rows::server(row, replication)?;
+        if let Some(known) = &mut server.replication {
+            let standing = Standing { position: server.gtid_slave_pos.clone(), applied };
+            let idle = known.sql == ThreadState::Yes
+                && server.gtid_slave_pos.covers(&known.gtid_io_pos)
+                && known.gtid_io_pos.covers(&server.gtid_slave_pos);
+            if reception.passages.note(standing, idle)
+                && let Some(thread) = self.sql_thread().await?
+            {
+                reception.passages.rest(thread);
+            }
+            known.passed_over = reception.passages.passed_over;
+        }
         if alone {
             let status = self.rows("semi-sync status", READ_LIMIT, rows::SEMI_SYNC).await?;
             rows::semi_sync(&status, &mut server.semi_sync)?;
         }
         Ok(server)
+    }
+
+    /// Number of the SQL thread; another one after each start.
+    async fn sql_thread(&mut self) -> Result<Option<u64>, SqlError> {
+        const THREAD: &str = "SELECT MAX(ID) AS id FROM information_schema.PROCESSLIST WHERE COMMAND = 'Slave_SQL'";
+        let rows = self.rows("SQL thread", READ_LIMIT, THREAD).await?;
+        let row = rows.first().map(|row| Named { what: "SQL thread", row });
+        Ok(row.map(|row| row.text("id")).transpose()?.flatten().and_then(|id| id.parse().ok()))
     }
 
     /// The default replication connection.

@@ -290,6 +290,9 @@ pub struct ReplicationState {
     pub io_error: Option<ServerError>,
     /// `Last_SQL_Errno`, `Last_SQL_Error`.
     pub sql_error: Option<ServerError>,
+    /// Transactions that this data lacks although its position says otherwise: somebody has set `gtid_slave_pos`.
+    #[serde(default)]
+    pub passed_over: u64,
     /// `Seconds_Behind_Master` as the server believes it; `None`: it does not know.
     pub seconds_behind: Option<u64>,
 }

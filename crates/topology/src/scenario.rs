@@ -107,6 +107,7 @@ fn replication(host: &str, server_id: u32) -> ReplicationState {
         receives: true,
         io_error: None,
         sql_error: None,
+        passed_over: 0,
         seconds_behind: Some(0),
     }
 }

@@ -42,6 +42,9 @@ const OUTSIDE: [u32; 9] = [28, 1021, 1037, 1041, 1053, 1114, 1205, 1213, 1927];
 /// Errors by what they call for (MariaDB's numbers; what each looks like was tried on 10.11 and 11.8).
 pub(super) fn need(replication: &ReplicationState) -> Need {
     let ReplicationState { io, sql, io_error, sql_error, .. } = replication;
+    if let Some(error) = passed_over(replication) {
+        return Need::Reseed(error);
+    }
     if works(replication) {
         return Need::Nothing;
     }
@@ -69,10 +72,23 @@ pub(super) fn need(replication: &ReplicationState) -> Need {
 /// The same for a member that still has a former source: what that one refused says nothing about the primary, and
 /// pointing it there starts it again. Only data that diverged stays so.
 pub(super) fn need_elsewhere(replication: &ReplicationState) -> Need {
+    if let Some(error) = passed_over(replication) {
+        return Need::Reseed(error);
+    }
     match (replication.sql, &replication.sql_error) {
         (ThreadState::No, Some(error)) if error.errno == OUT_OF_ORDER => Need::Reseed(error.clone()),
         _ => Need::Nothing,
     }
+}
+
+/// Somebody has set its position by hand: what lies between is not in its data, and nothing but other data helps.
+fn passed_over(replication: &ReplicationState) -> Option<ServerError> {
+    let count = replication.passed_over;
+    let passed = if count == 1 { "transaction was" } else { "transactions were" };
+    (count > 0).then(|| ServerError {
+        errno: 0,
+        message: format!("its gtid_slave_pos was set by hand, {count} {passed} passed over"),
+    })
 }
 
 /// For people: number and words, the words cut where they get long.
@@ -81,7 +97,7 @@ pub(super) fn words(error: &ServerError) -> String {
     if message.len() < error.message.len() {
         message.push_str("...");
     }
-    format!("error {}: {message}", error.errno)
+    if error.errno == 0 { message } else { format!("error {}: {message}", error.errno) }
 }
 
 /// Members that have what the primary has not are named, working or not. Their data is replaced only after that was saved.

@@ -135,7 +135,7 @@ impl<'a> Member<'a> {
 
     /// Both threads run, from the member named.
     pub(super) fn replicates(self) -> bool {
-        self.replication().is_some_and(memory::works)
+        self.replication().is_some_and(|replication| memory::works(replication) && replication.passed_over == 0)
     }
 
     /// Compares with the primary. `None`: one of the two does not answer.

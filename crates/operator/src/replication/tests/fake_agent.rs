@@ -176,6 +176,7 @@ fn at_once(server: &mut ServerState, server_id: u32, action: Action) {
                 receives: true,
                 io_error: None,
                 sql_error: None,
+                passed_over: 0,
                 seconds_behind: Some(0),
             });
         }

@@ -180,6 +180,16 @@ fn a_moment_between_two_reports_is_no_divergence() {
 }
 
 #[test]
+fn a_replica_that_passed_transactions_over_is_seeded_afresh() {
+    let mut world = running(3);
+    world.replication("db-1").passed_over = 5;
+    world.run_for(5);
+    let lines = log(&mut world);
+    assert!(lines.contains("db-1 reseed"), "{lines}");
+    assert!(!lines.contains("from db-1"), "nobody is copied from it: {lines}");
+}
+
+#[test]
 fn a_refused_login_sets_the_accounts_right() {
     let mut world = running(2);
     world.replication("db-1").io = ThreadState::Connecting;
