@@ -9,6 +9,7 @@ mod kubectl;
 mod replay;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -111,7 +112,9 @@ async fn recorded_exchanges() {
         println!("{area:16} {whole:3} of {all:3}");
     }
     let (whole, all) = areas.values().fold((0, 0), |sum, area| (sum.0 + area.0, sum.1 + area.1));
-    println!("{whole} of {all} scenarios are as recorded; {apart} more need a component that this crate has not");
+    // Past the harness, which keeps what a test prints to itself.
+    let count = format!("{whole} of {all} scenarios are as recorded; {apart} more need a component that this crate has not");
+    let _ = writeln!(std::io::stderr(), "conformance: {count}");
     if only.is_some() {
         return;
     }
