@@ -591,6 +591,7 @@ impl World {
                 Io::No | Io::Connecting | Io::Yes => None,
             },
             sql_error: if process.diverged { error(1950) } else { None },
+            passed_over: 0,
             seconds_behind: Some(0),
         });
         ServerState {
