@@ -20,8 +20,10 @@ use crate::time::Time;
 pub struct Course {
     /// The decision under way.
     pub plan: Option<Plan>,
-    /// When the primary changed, lately.
-    pub changes: Vec<Time>,
+    /// When the primary changed last.
+    pub changed: Option<Time>,
+    /// When it failed over, lately. A switchover is nobody's failure.
+    pub failovers: Vec<Time>,
     /// The primary has been found down since, without a break.
     pub down_since: Option<Time>,
     /// Writes have not been possible since.

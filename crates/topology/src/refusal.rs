@@ -402,7 +402,7 @@ impl fmt::Display for Refusal {
             ),
             Self::TooManyChanges { changes, within } => write!(
                 f,
-                "the primary changed {changes} times within {} minutes; it is left where it is. Find out what makes it fail; the next change is possible when that time is over",
+                "{changes} failovers within {} minutes; the primary is left where it is. Find out what makes it fail; the next failover is possible when that time is over",
                 within.as_secs() / 60
             ),
             Self::CoolingDown { primary } => write!(

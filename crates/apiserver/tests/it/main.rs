@@ -113,7 +113,8 @@ async fn recorded_exchanges() {
     }
     let (whole, all) = areas.values().fold((0, 0), |sum, area| (sum.0 + area.0, sum.1 + area.1));
     // Past the harness, which keeps what a test prints to itself.
-    let count = format!("{whole} of {all} scenarios are as recorded; {apart} more need a component that this crate has not");
+    let count =
+        format!("{whole} of {all} scenarios are as recorded; {apart} more need a component that this crate has not");
     let _ = writeln!(std::io::stderr(), "conformance: {count}");
     if only.is_some() {
         return;

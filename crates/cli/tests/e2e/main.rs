@@ -78,16 +78,22 @@ fn main() {
     let trials = |scenarios: &[(&'static str, Scenario)]| -> Vec<Trial> {
         scenarios.iter().map(|&(name, scenario)| trial(&cluster, name, scenario)).collect()
     };
-    let shared =
-        [replication::SCENARIOS, bad_input::SCENARIOS, failover::SCENARIOS, moments::SCENARIOS, upkeep::SCENARIOS]
-            .concat();
+    let shared = [
+        replication::SCENARIOS,
+        bad_input::SCENARIOS,
+        failover::SCENARIOS,
+        moments::SCENARIOS,
+        upkeep::SCENARIOS,
+        ways::SCENARIOS,
+    ]
+    .concat();
     let first = libtest_mimic::run(&arguments, trials(&shared));
     arguments.test_threads = Some(1);
     let alone = [
         failover::SEED_SCENARIOS,
         resilience::SCENARIOS,
         switches::SCENARIOS,
-        ways::SCENARIOS,
+        ways::ALONE,
         chaos::scenarios(),
         outage::scenarios(),
     ]

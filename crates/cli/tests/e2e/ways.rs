@@ -9,9 +9,18 @@ use super::cluster::{Cluster, Failure, say, skipped};
 use super::failover::{await_other_primary, primary};
 use super::replication::{await_rows, write_rows};
 
-/// They stop nodes and the operator: they come alone.
+/// What is done to pods and volumes of one's own.
 pub(crate) const SCENARIOS: &[(&str, super::Scenario)] = &[
-    ("ways::a_primary_goes", a_primary_goes),
+    ("ways::processes_are_killed", |cluster, namespace| one_after_the_other(cluster, namespace, &KILLED)),
+    ("ways::pods_are_deleted", |cluster, namespace| one_after_the_other(cluster, namespace, &DELETED)),
+    ("ways::servers_are_frozen", |cluster, namespace| one_after_the_other(cluster, namespace, &FROZEN)),
+    ("ways::disks_are_full_and_hang", |cluster, namespace| one_after_the_other(cluster, namespace, &DISKS)),
+];
+
+/// What stops nodes, the operator or the API comes alone.
+pub(crate) const ALONE: &[(&str, super::Scenario)] = &[
+    ("ways::nodes_go", |cluster, namespace| one_after_the_other(cluster, namespace, &NODES)),
+    ("ways::connections_are_cut", |cluster, namespace| one_after_the_other(cluster, namespace, &CUTS)),
     ("ways::the_operator_goes_with_its_node", the_operator_goes_with_its_node),
     ("ways::all_members_go_and_one_stays_away", all_members_go_and_one_stays_away),
 ];
@@ -32,28 +41,29 @@ enum After {
     Either,
 }
 
-const WAYS: [(Kind, After); 21] = [
+type Way = (Kind, After);
+
+// Not more than three failovers for one topology: a fourth within ten minutes is refused (`TooManyChanges`).
+const KILLED: [Way; 4] = [
+    (Kind::TooManyConnections, After::Same),
     (Kind::ServerKilled, After::Another),
     (Kind::ContainerOutOfMemory, After::Another),
     (Kind::PodKilled, After::Another),
-    (Kind::PodDeleted, After::Another),
-    (Kind::PodDeletedByForce, After::Either),
-    (Kind::PodEvicted, After::Another),
-    (Kind::NodeDrained, After::Another),
-    (Kind::ServerFrozen, After::Another),
-    (Kind::PodFrozen, After::Another),
-    (Kind::NodeStopped, After::Another),
-    (Kind::NodeCutOff, After::Another),
-    (Kind::DiskFull, After::Another),
-    (Kind::DiskHung, After::Another),
+];
+const DELETED: [Way; 3] =
+    [(Kind::PodDeleted, After::Another), (Kind::PodDeletedByForce, After::Either), (Kind::PodEvicted, After::Another)];
+const FROZEN: [Way; 2] = [(Kind::ServerFrozen, After::Another), (Kind::PodFrozen, After::Another)];
+const DISKS: [Way; 2] = [(Kind::DiskFull, After::Another), (Kind::DiskHung, After::Another)];
+const NODES: [Way; 3] =
+    [(Kind::NodeDrained, After::Another), (Kind::NodeStopped, After::Another), (Kind::NodeCutOff, After::Another)];
+const CUTS: [Way; 7] = [
     (Kind::OperatorKilledWithServer, After::Another),
+    (Kind::OperatorKilled, After::Same),
     // Replicas hear it: no failover, and none is needed.
     (Kind::NodeCutFromOperator, After::Same),
     (Kind::NodeCutFromApi, After::Same),
     // It goes on alone.
     (Kind::NodeCutFromPeers, After::Same),
-    (Kind::TooManyConnections, After::Same),
-    (Kind::OperatorKilled, After::Same),
     (Kind::ApiSlow, After::Same),
     (Kind::ApiAway, After::Same),
 ];
@@ -94,14 +104,14 @@ fn newest(cluster: &Cluster, namespace: &str) -> Result<String, Failure> {
     Ok(format!("{} ({}), writes down for {}", text("/type"), text("/cause/reason"), text("/writesDown")))
 }
 
-fn a_primary_goes(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
-    if sandbox_only(cluster, "a_primary_goes") {
+fn one_after_the_other(cluster: &Cluster, namespace: &str, ways: &[Way]) -> Result<(), Failure> {
+    if sandbox_only(cluster, namespace) {
         return Ok(());
     }
     let members = names();
     let ground = ground(cluster, namespace, &members)?;
     let mut rows = 0;
-    for (kind, after) in WAYS {
+    for &(kind, after) in ways {
         ground.await_well(2 * MINUTE).map_err(|e| format!("before {kind}: {e}"))?;
         let old = primary(cluster, namespace, ROOT)?;
         write_rows(cluster, namespace, &old, ROWS)?;

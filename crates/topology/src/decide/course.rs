@@ -13,10 +13,10 @@ use crate::record::Record;
 
 /// A plan is looked after so often, even if nothing is heard.
 pub(super) const TICK: Duration = Duration::from_millis(50);
-/// Changes of primary within [`CHANGES_WITHIN`] that stop further failovers.
-pub(super) const MOST_CHANGES: usize = 3;
-/// See [`MOST_CHANGES`].
-pub(super) const CHANGES_WITHIN: Duration = Duration::from_secs(600);
+/// Failovers within [`FAILOVERS_WITHIN`] that stop further ones.
+pub(super) const MOST_FAILOVERS: usize = 3;
+/// See [`MOST_FAILOVERS`].
+pub(super) const FAILOVERS_WITHIN: Duration = Duration::from_secs(600);
 /// A change is told as it stands when its end has not come by then.
 const FINISH_LIMIT: Duration = Duration::from_secs(20);
 
@@ -35,7 +35,7 @@ pub(super) fn keep_course(pass: &mut Pass<'_>) -> Flow {
         pass.course.closed_since.get_or_insert(pass.now);
     }
     let now = pass.now;
-    pass.course.changes.retain(|&at| now.since(at) < CHANGES_WITHIN);
+    pass.course.failovers.retain(|&at| now.since(at) < FAILOVERS_WITHIN);
     if pass.course.plan.as_ref().is_some_and(|plan| plan.stamp != pass.record.stamp()) {
         pass.course.plan = None;
     }
@@ -130,7 +130,10 @@ pub(super) fn note_change(pass: &mut Pass<'_>, plan: &Plan, cause: Cause, to: Me
         }
     }
     let began = pass.course.down_since.filter(|_| !switchover).unwrap_or(plan.since);
-    pass.course.changes.push(pass.now);
+    pass.course.changed = Some(pass.now);
+    if !switchover {
+        pass.course.failovers.push(pass.now);
+    }
     pass.course.finishing = Some(Change {
         switchover,
         outcome: Outcome::Done,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::course::{CHANGES_WITHIN, MOST_CHANGES, note_change, note_rollback};
+use super::course::{FAILOVERS_WITHIN, MOST_FAILOVERS, note_change, note_rollback};
 use super::diagnose::{Diagnosis, diagnose, left};
 use super::first::{promote, word};
 use super::judge::{self, applied, held};
@@ -98,9 +98,9 @@ pub(super) fn consider(pass: &mut Pass<'_>) -> Flow {
         pass.refuse(refusal);
         return Flow::Next;
     }
-    let confirmed = pass.course.changes.len();
-    if confirmed >= MOST_CHANGES {
-        pass.refuse(Refusal::TooManyChanges { changes: confirmed, within: CHANGES_WITHIN });
+    let failovers = pass.course.failovers.len();
+    if failovers >= MOST_FAILOVERS {
+        pass.refuse(Refusal::TooManyChanges { changes: failovers, within: FAILOVERS_WITHIN });
         return Flow::Next;
     }
     let pause = pass.pause(NAME);
@@ -145,7 +145,7 @@ fn due(pass: &mut Pass<'_>, diagnosis: Diagnosis) -> Option<Cause> {
                 pass.refuse(Refusal::NotFenced { primary: name });
                 return None;
             }
-            if let Some(&last) = pass.course.changes.iter().max()
+            if let Some(last) = pass.course.changed
                 && !wait(pass, last, failover.cooldown)
             {
                 pass.refuse(Refusal::CoolingDown { primary: name });

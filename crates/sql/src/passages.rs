@@ -1,0 +1,94 @@
+//! Did a replica pass transactions over? `SET GLOBAL gtid_slave_pos`, typed by somebody, shows nowhere else: positions look as
+//! if everything had been applied.
+//!
+//! Each transaction that is applied counts once (`Slave_*_Groups`) and moves its domain by one. So at rest, position less count
+//! stays what it was, unless numbers were left out: by the source (`gtid_seq_no`), or by a position that was set while the SQL
+//! thread was stopped, which is another thread afterwards.
+
+use topology::GtidPosition;
+
+/// How a replica stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) position: GtidPosition,
+    /// Transactions applied since the server's start.
+    pub(crate) applied: u64,
+}
+
+/// What was seen at rest, and what was passed over since this data came.
+#[derive(Debug, Default)]
+pub(crate) struct Passages {
+    latest: Option<Standing>,
+    rest: Option<(Standing, u64)>,
+    pub(crate) passed_over: u64,
+}
+
+impl Passages {
+    /// Takes in how it stands. `true`: it is at rest somewhere new, and its SQL thread should be [noted](Self::rest).
+    pub(crate) fn note(&mut self, standing: Standing, idle: bool) -> bool {
+        let again = idle && self.latest.as_ref() == Some(&standing);
+        let new = self.rest.as_ref().is_none_or(|(rest, _)| *rest != standing);
+        self.latest = Some(standing);
+        again && new
+    }
+
+    /// It is at rest, and this is its SQL thread.
+    pub(crate) fn rest(&mut self, thread: u64) {
+        let Some(now) = self.latest.clone() else { return };
+        if let Some((before, known)) = &self.rest
+            && *known != thread
+            && now.applied >= before.applied
+        {
+            // Domains that are new may begin anywhere.
+            let moved: u64 = before
+                .position
+                .0
+                .keys()
+                .map(|&domain| now.position.sequence(domain).saturating_sub(before.position.sequence(domain)))
+                .sum();
+            self.passed_over += moved.saturating_sub(now.applied - before.applied);
+        }
+        self.rest = Some((now, thread));
+    }
+
+    /// Positions are set on purpose, or the server is another one: what was seen before says nothing any more.
+    pub(crate) fn forget(&mut self) {
+        self.latest = None;
+        self.rest = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(passages: &mut Passages, position: &str, applied: u64, thread: u64) -> u64 {
+        let standing = Standing { position: position.parse().expect("a position"), applied };
+        assert!(!passages.note(standing.clone(), true));
+        if passages.note(standing, true) {
+            passages.rest(thread);
+        }
+        passages.passed_over
+    }
+
+    #[test]
+    fn what_is_applied_counts() {
+        let mut passages = Passages::default();
+        assert_eq!(at(&mut passages, "0-1-100", 40, 7), 0);
+        assert_eq!(at(&mut passages, "0-1-150", 90, 7), 0);
+        assert_eq!(at(&mut passages, "0-1-160", 100, 8), 0, "stopped and started");
+        assert_eq!(at(&mut passages, "0-1-170", 105, 8), 0, "the source left numbers out");
+        assert_eq!(at(&mut passages, "0-1-180,3-1-500", 116, 9), 0, "a new domain");
+        assert_eq!(at(&mut passages, "0-1-190,3-1-500", 121, 10), 5);
+        assert_eq!(at(&mut passages, "0-1-191,3-1-500", 122, 11), 5, "it stays so");
+    }
+
+    #[test]
+    fn another_server_counts_anew() {
+        let mut passages = Passages::default();
+        at(&mut passages, "0-1-100", 40, 7);
+        passages.forget();
+        assert_eq!(at(&mut passages, "0-1-300", 10, 8), 0);
+        assert_eq!(at(&mut passages, "0-1-310", 0, 9), 0, "its count began anew");
+    }
+}
