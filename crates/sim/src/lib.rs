@@ -6,6 +6,7 @@ mod faults;
 mod heal;
 mod laws;
 mod many;
+pub mod model;
 mod mutant;
 mod operator;
 mod server;

@@ -1,10 +1,15 @@
 //! `sim [--runs N] [--seed S] [--mutant NAME]`: N runs from seed S on; one run, with its story, where only the seed is given.
+//! `sim model ...`: the protocol, checked exhaustively.
 
 use std::process::ExitCode;
 
 use sim::Mutant;
+use sim::model::{self, Bounds};
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("model") {
+        return model(std::env::args().skip(2));
+    }
     let (mut runs, mut seed, mut mutant) = (None, None, None::<Mutant>);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -19,8 +24,7 @@ fn main() -> ExitCode {
             _ => false,
         };
         if !understood {
-            eprintln!("usage: sim [--runs N] [--seed S] [--mutant NAME]");
-            return ExitCode::from(2);
+            return usage();
         }
     }
     let settings = |seed| mutant.map_or_else(|| sim::settings(seed), |mutant| mutant.settings(seed));
@@ -47,6 +51,54 @@ fn main() -> ExitCode {
     }
     println!("{runs} runs in {:.1} s, {stats}", began.elapsed().as_secs_f64());
     ExitCode::SUCCESS
+}
+
+/// `sim model`: every history within the bounds; with a mutant (or `all`), the shortest one that breaks a law.
+fn model(mut words: impl Iterator<Item = String>) -> ExitCode {
+    let mut bounds = Bounds::default();
+    let mut mutants = Vec::new();
+    while let Some(word) = words.next() {
+        let value = words.next().unwrap_or_default();
+        let place = match word.as_str() {
+            "--transactions" => &mut bounds.transactions,
+            "--crashes" => &mut bounds.crashes,
+            "--changes" => &mut bounds.changes,
+            "--decisions" => &mut bounds.decisions,
+            "--mutant" => {
+                let named = |mutant: &model::Mutant| {
+                    value == "all" && !model::Mutant::SPARE.contains(mutant) || format!("{mutant:?}") == value
+                };
+                mutants.extend(model::Mutant::ALL.into_iter().chain(model::Mutant::SPARE).filter(named));
+                continue;
+            }
+            _ => return usage(),
+        };
+        let Ok(number) = value.parse() else { return usage() };
+        *place = number;
+    }
+    let told = |mutant: Option<model::Mutant>| {
+        let began = std::time::Instant::now();
+        let outcome = mutant.map_or_else(|| model::check(bounds), |mutant| model::check_broken(bounds, mutant));
+        if let Some(mutant) = mutant {
+            println!("{mutant:?}");
+        }
+        println!("{outcome}");
+        println!("{:.1} s", began.elapsed().as_secs_f64());
+        println!("model: {}", outcome.size(bounds));
+        outcome
+    };
+    let well = if mutants.is_empty() {
+        told(None).holds()
+    } else {
+        mutants.into_iter().filter(|mutant| told(Some(*mutant)).violations.is_empty()).count() == 0
+    };
+    if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("usage: sim [--runs N] [--seed S] [--mutant NAME]");
+    eprintln!("       sim model [--transactions N] [--crashes N] [--changes N] [--decisions N] [--mutant NAME|all]");
+    ExitCode::from(2)
 }
 
 fn number(text: &str, place: &mut Option<u64>) -> bool {

@@ -1,5 +1,7 @@
 //! Many runs; the operator stopped at every single point; and mutants, each of which must be caught by a law that it breaks.
 
+mod model;
+
 use sim::{Mutant, Settings, Stop, many, run, settings};
 
 fn number(name: &str) -> Option<u64> {

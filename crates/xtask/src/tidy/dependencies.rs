@@ -31,7 +31,7 @@ const TWICE: &[(&str, &str)] = &[
     ("bit-vec", "proptest's bit-set uses the older"),
     ("cpufeatures", "sha1 and sha2 0.10 use the older"),
     ("getrandom", "ring uses 0.2, rand 0.9 uses 0.3"),
-    ("hashbrown", "kube-runtime uses the older"),
+    ("hashbrown", "kube-runtime uses an older one, stateright's dashmap the oldest"),
     ("rand", "tungstenite uses 0.9, as we do; mysql_async 0.10"),
     ("rand_core", "see rand"),
     ("syn", "a macro library: nothing of it is in the binary"),
