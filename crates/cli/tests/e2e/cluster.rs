@@ -21,6 +21,18 @@ struct SandboxDir {
     keep: bool,
 }
 
+/// On what scenarios can run here.
+pub(crate) enum Where {
+    /// On sandboxes that they start.
+    Sandboxes,
+    /// On the cluster of `E2E_KUBECONFIG`, with the operator installed there already.
+    Named(Cluster),
+}
+
+fn archive() -> PathBuf {
+    workspace().join("target/mariadb-operator.oci.tar")
+}
+
 /// The workspace's root.
 pub(crate) fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the workspace exists")
@@ -54,19 +66,18 @@ fn succeed(what: &str, mut command: Command) -> Result<Output, Failure> {
 }
 
 impl Cluster {
-    /// Starts a sandbox with the operator in it, or uses the cluster of `E2E_KUBECONFIG` (operator installed there already).
-    /// `None`: this machine can do neither; the reason was printed.
-    pub(crate) fn start() -> Result<Option<Self>, Failure> {
+    /// Where the scenarios can run; for sandboxes the operator's image is made. `None`: this machine can do neither; the reason was
+    /// printed.
+    pub(crate) fn prepare() -> Result<Option<Where>, Failure> {
         if let Ok(path) = std::env::var("E2E_KUBECONFIG") {
-            return Ok(Some(Self { kubeconfig: path.into(), sandbox: None }));
+            return Ok(Some(Where::Named(Self { kubeconfig: path.into(), sandbox: None })));
         }
         if !rustix::process::geteuid().is_root() {
             skipped("end to end: the sandbox needs root, and E2E_KUBECONFIG names no cluster");
             return Ok(None);
         }
-        let archive = workspace().join("target/mariadb-operator.oci.tar");
         let mut image = Command::new(env!("CARGO"));
-        image.args(["xtask", "image", "--profile", "dev", "--output"]).arg(&archive).current_dir(workspace());
+        image.args(["xtask", "image", "--profile", "dev", "--output"]).arg(archive()).current_dir(workspace());
         // What cargo tells this test of its package: a build script (`ring`) would take it for a change and run again.
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
@@ -75,12 +86,16 @@ impl Cluster {
             }
         }
         succeed("cargo xtask image", image)?;
+        Ok(Some(Where::Sandboxes))
+    }
 
-        let dir = std::env::temp_dir().join(format!("mariadb-e2e-{}", std::process::id()));
+    /// Starts a sandbox with the operator in it.
+    pub(crate) fn start(name: &str) -> Result<Self, Failure> {
+        let dir = std::env::temp_dir().join(format!("mariadb-e2e-{name}-{}", std::process::id()));
         let keep = std::env::var_os("E2E_KEEP").is_some();
         let cluster = Self { kubeconfig: dir.join("kubeconfig"), sandbox: Some(SandboxDir { dir: dir.clone(), keep }) };
         cluster.sandbox_up()?;
-        cluster.sandbox_command("images load", &["images", "load", &archive.to_string_lossy()])?;
+        cluster.sandbox_command("images load", &["images", "load", &archive().to_string_lossy()])?;
         let install = workspace().join("deploy/install.yaml");
         cluster.kubectl(&["apply", "-f", &install.to_string_lossy()])?;
         cluster.kubectl(&[
@@ -91,7 +106,7 @@ impl Cluster {
             "mariadb-operator",
             "--timeout=60s",
         ])?;
-        Ok(Some(cluster))
+        Ok(cluster)
     }
 
     /// `kubectl-mariadb sandbox up --detach`.

@@ -15,17 +15,90 @@ mod switches;
 mod upkeep;
 mod ways;
 
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use cluster::{Cluster, Failure};
+use cluster::{Cluster, Failure, Where};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// A scenario has a namespace of its own.
 type Scenario = fn(&Cluster, &str) -> Result<(), Failure>;
 
-fn trial(cluster: &Arc<Cluster>, name: &'static str, scenario: Scenario) -> Trial {
+/// Scenarios that share a cluster.
+struct Tier {
+    name: &'static str,
+    scenarios: Vec<(&'static str, Scenario)>,
+    /// So many at a time.
+    together: usize,
+}
+
+/// Those that stop nodes or the operator, or name their namespace, come one after the other; each tier has a sandbox of its own,
+/// beside the others.
+fn tiers() -> [Tier; 3] {
+    let shared = [
+        replication::SCENARIOS,
+        bad_input::SCENARIOS,
+        failover::SCENARIOS,
+        moments::SCENARIOS,
+        upkeep::SCENARIOS,
+        ways::SCENARIOS,
+    ];
+    let alone = [failover::SEED_SCENARIOS, resilience::SCENARIOS, switches::SCENARIOS, outage::scenarios()];
+    let faults = [ways::ALONE, chaos::scenarios()];
+    [
+        Tier { name: "shared", scenarios: shared.concat(), together: 3 },
+        Tier { name: "alone", scenarios: alone.concat(), together: 1 },
+        Tier { name: "faults", scenarios: faults.concat(), together: 1 },
+    ]
+}
+
+impl Tier {
+    /// Is any of its scenarios asked for?
+    fn is_wanted(&self, arguments: &Arguments) -> bool {
+        let wanted = |name: &str| match &arguments.filter {
+            Some(filter) if arguments.exact => name == filter,
+            Some(filter) => name.contains(filter.as_str()),
+            None => true,
+        };
+        self.scenarios.iter().any(|(name, _)| wanted(name))
+    }
+
+    /// Whether all went well.
+    fn run(self, cluster: &Arc<Cluster>, mut arguments: Arguments) -> bool {
+        // At least two threads, of which one may wait: then the harness prints a scenario's line when it is over, in one piece.
+        let turns = Arc::new(Turns::new(arguments.test_threads.unwrap_or(self.together)));
+        arguments.test_threads = Some(self.together.max(2));
+        let trials = self.scenarios.iter().map(|&(name, scenario)| trial(cluster, &turns, name, scenario)).collect();
+        !libtest_mimic::run(&arguments, trials).has_failed()
+    }
+}
+
+/// How many scenarios may run now.
+struct Turns {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+impl Turns {
+    fn new(count: usize) -> Self {
+        Self { free: Mutex::new(count.max(1)), freed: Condvar::new() }
+    }
+
+    fn take<T>(&self, run: impl FnOnce() -> T) -> T {
+        let locked = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.freed.wait_while(locked, |free| *free == 0).unwrap_or_else(PoisonError::into_inner);
+        *free -= 1;
+        drop(free);
+        let result = run();
+        *self.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.freed.notify_one();
+        result
+    }
+}
+
+fn trial(cluster: &Arc<Cluster>, turns: &Arc<Turns>, name: &'static str, scenario: Scenario) -> Trial {
+    let turns = Arc::clone(turns);
     let cluster = Arc::clone(cluster);
-    Trial::test(name, move || {
+    let test = move || {
         // `replication::seed_manifests` -> `seed-manifests`; the seed's manifests name their own.
         let namespace = match name.rsplit("::").next() {
             Some(name) if name.starts_with("seed_") => "production".to_owned(),
@@ -54,53 +127,53 @@ fn trial(cluster: &Arc<Cluster>, name: &'static str, scenario: Scenario) -> Tria
         let result = result.map_err(|failure| format!("{failure}\n{}", cluster.explain(&namespace)));
         clean_up();
         result.map_err(Failed::from)
-    })
+    };
+    Trial::test(name, move || turns.take(test))
 }
 
 fn main() {
-    let mut arguments = Arguments::from_args();
+    let arguments = Arguments::from_args();
     if arguments.list {
         libtest_mimic::run(&arguments, Vec::new()).exit();
     }
     // What needs no cluster.
     let checks = chaos::TRIALS.iter().map(|&(name, check)| Trial::test(name, move || check().map_err(Failed::from)));
     let checked = libtest_mimic::run(&arguments, checks.collect());
-    // Two cores: two topologies at a time; scenarios that stop the sandbox or the operator come alone, afterwards.
-    arguments.test_threads = arguments.test_threads.or(Some(2));
-    let cluster = match Cluster::start() {
-        Ok(Some(cluster)) => Arc::new(cluster),
+    let tiers = tiers().into_iter().filter(|tier| tier.is_wanted(&arguments));
+    let well = match Cluster::prepare() {
+        Ok(Some(Where::Sandboxes)) => std::thread::scope(|scope| {
+            let running: Vec<_> = tiers
+                .map(|tier| {
+                    let arguments = arguments.clone();
+                    scope.spawn(move || {
+                        let cluster = started(Cluster::start(tier.name));
+                        tier.run(&cluster, arguments)
+                    })
+                })
+                .collect();
+            // All of them, whatever becomes of one.
+            let ends: Vec<bool> = running.into_iter().map(|tier| tier.join().unwrap_or(false)).collect();
+            ends.into_iter().all(|well| well)
+        }),
+        Ok(Some(Where::Named(cluster))) => {
+            let cluster = Arc::new(cluster);
+            let ends: Vec<bool> = tiers.map(|tier| tier.run(&cluster, arguments.clone())).collect();
+            ends.into_iter().all(|well| well)
+        }
         Ok(None) => libtest_mimic::run(&arguments, Vec::new()).exit(),
         Err(failure) => {
             eprintln!("the cluster does not start: {failure}");
-            std::process::exit(101);
+            false
         }
     };
-    let trials = |scenarios: &[(&'static str, Scenario)]| -> Vec<Trial> {
-        scenarios.iter().map(|&(name, scenario)| trial(&cluster, name, scenario)).collect()
-    };
-    let shared = [
-        replication::SCENARIOS,
-        bad_input::SCENARIOS,
-        failover::SCENARIOS,
-        moments::SCENARIOS,
-        upkeep::SCENARIOS,
-        ways::SCENARIOS,
-    ]
-    .concat();
-    let first = libtest_mimic::run(&arguments, trials(&shared));
-    arguments.test_threads = Some(1);
-    let alone = [
-        failover::SEED_SCENARIOS,
-        resilience::SCENARIOS,
-        switches::SCENARIOS,
-        ways::ALONE,
-        chaos::scenarios(),
-        outage::scenarios(),
-    ]
-    .concat();
-    let second = libtest_mimic::run(&arguments, trials(&alone));
-    drop(cluster);
-    if checked.has_failed() || first.has_failed() || second.has_failed() {
+    if checked.has_failed() || !well {
         std::process::exit(101);
+    }
+}
+
+fn started(cluster: Result<Cluster, Failure>) -> Arc<Cluster> {
+    match cluster {
+        Ok(cluster) => Arc::new(cluster),
+        Err(failure) => panic!("a sandbox does not start: {failure}"),
     }
 }

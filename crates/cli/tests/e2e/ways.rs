@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::chaos::{Entry, Ground, Kind, manifest};
+use super::chaos::{Entry, Ground, Kind, set_up};
 use super::cluster::{Cluster, Failure, say, skipped};
 use super::failover::{await_other_primary, primary};
 use super::replication::{await_rows, write_rows};
@@ -77,8 +77,7 @@ fn sandbox_only(cluster: &Cluster, what: &str) -> bool {
 }
 
 fn ground<'a>(cluster: &'a Cluster, namespace: &'a str, members: &'a [String]) -> Result<Ground<'a>, Failure> {
-    cluster.apply(namespace, &manifest(cluster))?;
-    cluster.await_healthy(namespace, ROOT, 2 * MINUTE)?;
+    set_up(cluster, namespace)?;
     let primary_entry = Entry::of(cluster, namespace, &format!("{ROOT}-primary"))?;
     Ok(Ground { cluster, namespace, root: ROOT, members, primary_entry })
 }

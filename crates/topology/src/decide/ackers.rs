@@ -412,7 +412,10 @@ pub(super) fn proceed(pass: &mut Pass<'_>, plan: Plan) -> Flow {
     match plan.kind.clone() {
         PlanKind::Expel { members, why } => proceed_expulsion(pass, plan, primary, &members, &why),
         PlanKind::Prove => {
-            if marker(primary, &plan).is_some_and(|position| acker_holds(pass, &position, None)) {
+            // Still on: an earlier decision's order to switch them off may have arrived before the marker. From now on
+            // nothing lower is accepted, and whatever is higher moves the record on.
+            let waits = primary.server().is_some_and(|server| !server.read_only && server.semi_sync.waits);
+            if waits && marker(primary, &plan).is_some_and(|position| acker_holds(pass, &position, None)) {
                 pass.succeed(PROVE);
                 pass.next.solo = false;
                 pass.event("AckersProven", primary, "an acker holds everything that was ever acknowledged".to_owned());

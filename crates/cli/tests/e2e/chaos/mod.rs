@@ -53,7 +53,7 @@ fn number(variable: &str) -> Result<Option<u64>, Failure> {
     }
 }
 
-pub(crate) fn manifest(cluster: &Cluster) -> String {
+fn manifest(cluster: &Cluster) -> String {
     // Disks that can be full and hang; failovers within seconds, so that many fit into a run.
     let class = if cluster.sandbox_dir().is_some() { "    storageClassName: limited\n" } else { "" };
     let text = small(
@@ -70,7 +70,7 @@ fn member_names() -> Vec<String> {
 }
 
 /// The topology, with the clients' table and account.
-fn set_up(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
+pub(crate) fn set_up(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
     cluster.apply(namespace, &manifest(cluster))?;
     cluster.await_healthy(namespace, ROOT, Duration::from_secs(120))?;
     cluster.await_condition(namespace, ROOT, ("SafeToFailover", "True", ""), Duration::from_secs(60))?;

@@ -23,7 +23,7 @@ done | awk '
     for (i = 1; i < NF; i++) if ($i == "GTID") gtid = $(i + 1) "\n"
     bounded = / trans/; whole = 0; ours = 0
   }
-  /^(COMMIT|ROLLBACK)/ { whole = 1 }
+  /^COMMIT/ || (/^ROLLBACK/ && !/added by/) { whole = 1 }
   /^### / { if ($2 == "INSERT") ours = ($4 == "`chaos`.`writes`"); else if ($2 == "UPDATE" || $2 == "DELETE") ours = 0 }
   ours && /^### +@2=/ { sub(/.*=/, ""); client = $1 }
   ours && /^### +@3=/ { sub(/.*=/, ""); rows = rows "+" client " " $1 "\n" }

@@ -333,6 +333,18 @@ fn all_of_them_go_in_order() {
     assert_eq!((world.record.ackers.clone(), world.record.solo), before);
 }
 
+/// Found by the model: an earlier decision's order to switch waits off may arrive before the marker of the proof.
+#[test]
+fn a_marker_that_did_not_wait_proves_nothing() {
+    let mut world = safe(3);
+    (world.record.solo, world.record.revision) = (true, world.record.revision + 1);
+    world.pass(|_| true);
+    assert!(world.log.last().is_some_and(|last| last.contains("arker")), "{:?}", world.log);
+    world.server("db-0").semi_sync.waits = false;
+    world.pass(|_| true);
+    assert!(world.record.solo, "nothing waits on db-0");
+}
+
 #[test]
 fn nobody_goes_before_the_primary_is_closed() {
     let mut world = safe(2);
