@@ -22,8 +22,8 @@ use crate::record::Acker;
 use crate::time::Time;
 
 const EXPEL: &str = "expel";
-const PROVE: &str = "prove";
-const NEAR: &str = "near";
+pub(super) const PROVE: &str = "prove";
+pub(super) const NEAR: &str = "near";
 /// An acker that holds a marker within this is near: waiting for it does not stall writes.
 const NEAR_LIMIT: Duration = Duration::from_secs(1);
 /// A marker that an acker holds comes back at once; one that does not was acknowledged into a broken connection.

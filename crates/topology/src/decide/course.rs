@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::ackers::{NEAR, PROVE};
 use super::diagnose::{Diagnosis, diagnose};
 use super::pass::{Flow, Pass};
 use super::view::Member;
@@ -17,6 +18,8 @@ pub(super) const TICK: Duration = Duration::from_millis(50);
 pub(super) const MOST_FAILOVERS: usize = 3;
 /// See [`MOST_FAILOVERS`].
 pub(super) const FAILOVERS_WITHIN: Duration = Duration::from_secs(600);
+/// A marker that was not held in time is followed by another one after this, at the latest.
+const MARKER_PAUSE: Duration = Duration::from_secs(2);
 /// A change is told as it stands when its end has not come by then.
 const FINISH_LIMIT: Duration = Duration::from_secs(20);
 
@@ -94,7 +97,9 @@ impl Pass<'_> {
     pub(super) fn pause(&self, name: &str) -> Duration {
         let Some(failure) = self.course.failures.get(name) else { return Duration::ZERO };
         let pause = Duration::from_millis([200, 1000, 2000, 5000, 10_000, 30_000][(failure.count as usize - 1).min(5)]);
-        pause.saturating_sub(self.now.since(failure.last))
+        // A marker costs a row, and until one is held in time no failover is possible.
+        let longest = if name == NEAR || name == PROVE { MARKER_PAUSE } else { Duration::MAX };
+        pause.min(longest).saturating_sub(self.now.since(failure.last))
     }
 
     /// An order that does not wait for what the member is doing: it cuts in, or is a step of the plan under way.

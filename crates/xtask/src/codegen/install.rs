@@ -186,6 +186,8 @@ spec:
         app.kubernetes.io/name: mariadb-operator
     spec:
       serviceAccountName: mariadb-operator
+      # It stops at once; and the next one waits for this long after a node was lost (docs/adr/0003).
+      terminationGracePeriodSeconds: 5
       # Moved off a lost node soon: a database there may need a decision.
       tolerations:
         - key: node.kubernetes.io/not-ready
