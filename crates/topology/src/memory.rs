@@ -19,6 +19,9 @@ const RECOVERED: Duration = Duration::from_secs(10);
 /// An agent that was busy is asked again after so long.
 const BUSY: Duration = Duration::from_millis(100);
 
+/// What was switched is given so long to show, before it is switched again.
+const SWITCHED: Duration = Duration::from_secs(1);
+
 /// What is remembered of a member.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
@@ -148,6 +151,30 @@ impl Kind {
             Self::Replay => "applying its relay log",
             Self::Save => "saving its errant transactions",
             Self::Other => "the last order",
+        }
+    }
+
+    /// Done as soon as it is carried out, and wanted again whenever things turn: many of them are no sign of trouble.
+    fn is_a_switch(self) -> bool {
+        match self {
+            Self::Open
+            | Self::Close
+            | Self::Accounts
+            | Self::Fence
+            | Self::Lock
+            | Self::Unlock
+            | Self::Marker
+            | Self::Waiting
+            | Self::Await => true,
+            Self::Initialise
+            | Self::Clone
+            | Self::Reseed
+            | Self::Start
+            | Self::Follow
+            | Self::StartReplication
+            | Self::Replay
+            | Self::Save
+            | Self::Other => false,
         }
     }
 
@@ -299,9 +326,12 @@ impl Memory {
 
     /// How long until a kind may be tried (again); zero: now.
     pub fn wait_for(&self, kind: Kind, now: Time) -> Duration {
-        self.tries
-            .get(&kind)
-            .map_or(Duration::ZERO, |tries| kind.pause(tries.count).saturating_sub(now.since(tries.last)))
+        let Some(tries) = self.tries.get(&kind) else { return Duration::ZERO };
+        let mut pause = kind.pause(tries.count);
+        if tries.error.is_none() && kind.is_a_switch() {
+            pause = pause.min(SWITCHED);
+        }
+        pause.saturating_sub(now.since(tries.last))
     }
 
     /// The same for one action: what aims at something else than the last one, which was carried out, waits for nothing.
@@ -375,6 +405,21 @@ mod tests {
         }
         assert_eq!(waits, [1, 2, 5, 10, 30, 60, 60, 60]);
         assert_eq!(memory.wait_for(Kind::StartReplication, at(150)).as_secs(), 10);
+    }
+
+    /// Found on real servers: after a minute with many changes, the sixth unlocking waited for half a minute, and commits with it.
+    #[test]
+    fn switching_often_is_no_trouble() {
+        let mut memory = Memory::default();
+        let command = Command { stamp: Stamp::default(), action: Action::Unlock { accounts: Vec::new() } };
+        for _ in 0..8 {
+            memory.begin(&command, at(100));
+            memory.end(&command, Ok(()));
+        }
+        assert_eq!(memory.wait_until(&command.action, at(100)), SWITCHED);
+        memory.begin(&command, at(100));
+        memory.end(&command, Err("no".to_owned()));
+        assert!(memory.wait_until(&command.action, at(100)) > SWITCHED);
     }
 
     #[test]
