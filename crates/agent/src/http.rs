@@ -22,7 +22,7 @@ use crate::{Shared, StartError, actions, donate, probes, receive};
 /// How long a TLS handshake may take.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 /// A state is sent at least so often.
-const BEAT: Duration = Duration::from_secs(1);
+const BEAT: Duration = Duration::from_millis(500);
 
 /// The common name in a client's certificate.
 #[derive(Debug, Clone)]

@@ -24,8 +24,9 @@ pub const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// How long a command may take to be answered: the agent's own limits on statements lie below it.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(30);
-/// A state stream that is silent for so long is dead: agents send at least once a second.
-pub const SILENCE_LIMIT: Duration = Duration::from_secs(2);
+/// A state stream that is silent for so long is dead: agents send at least twice a second. With it, three attempts to connect
+/// that nobody answers (`failover.retries`) fit into five seconds (`failover.timeout`).
+pub const SILENCE_LIMIT: Duration = Duration::from_millis(1500);
 
 /// What can go wrong between controller and agent.
 #[derive(Debug, thiserror::Error)]
@@ -136,7 +137,7 @@ impl AgentClient {
         .await
     }
 
-    /// The member's state at every change, and at least once a second.
+    /// The member's state at every change, and at least twice a second.
     pub async fn watch(&self) -> Result<StateStream, ClientError> {
         let body = limited("state stream", CONNECT_LIMIT + ANSWER_LIMIT, self.open("state stream", "/v1/state/stream"))
             .await?;

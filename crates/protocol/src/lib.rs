@@ -5,7 +5,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /v1/state` | [`topology::MemberState`] |
-//! | `GET /v1/state/stream` | one `MemberState` a line, at every change and at least once a second |
+//! | `GET /v1/state/stream` | one `MemberState` a line, at every change and at least twice a second |
 //! | `POST /v1/commands` with [`topology::Command`] | [`Outcome`]; 409 with [`Refusal`] |
 //! | `GET /v1/clone` | a physical backup as mbstream, in [`clone`] frames, the last of which says how it ended |
 //!

@@ -16,8 +16,13 @@ use topology::{Command, Time};
 use super::clock::Clock;
 
 /// Pauses between attempts to reach an agent: at once, then slower.
-const PAUSES: [Duration; 4] =
-    [Duration::from_millis(100), Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1)];
+const PAUSES: [Duration; 5] = [
+    Duration::from_millis(100),
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+];
 
 /// Where an agent is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -199,6 +199,7 @@ impl Network {
             run_with_input("ip", ["-n", &name, "-batch", "-"], Some(&inside)).await
         };
         if let Err(source) = connected.await {
+            self.remove_link(&name).await;
             let _ = run("ip", ["netns", "del", &name]).await;
             return Err(NetworkError::Command { step: "pod's link", source });
         }
@@ -207,10 +208,19 @@ impl Network {
 
     /// Removes a pod's namespace and with it its link. Its address stays taken until [`Network::free`].
     pub async fn remove_pod(&self, pod: &PodNetwork) -> Result<(), NetworkError> {
+        self.remove_link(&pod.name).await;
         run("ip", ["netns", "del", &pod.name])
             .await
             .map(drop)
             .map_err(|source| NetworkError::Command { step: "removing a pod's namespace", source })
+    }
+
+    /// Takes a pod off the bridge: a process that hangs on its disk keeps its namespace alive, and the link with it.
+    async fn remove_link(&self, name: &str) {
+        let Some(key) = name.strip_prefix(&format!("{}-", self.prefix)) else { return };
+        let cluster = format!("{}-cluster", self.prefix);
+        // Usually it is there; where it is not, nothing is to be done.
+        let _ = run("ip", ["-n", &cluster, "link", "del", &format!("p{key}")]).await;
     }
 
     /// Lets an address be used again.

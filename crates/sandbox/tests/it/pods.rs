@@ -106,6 +106,21 @@ async fn containers_report_how_they_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_returns_while_a_process_of_its_last_life_lingers() {
+    if !able("a_pod_returns_while_a_process_of_its_last_life_lingers") {
+        return;
+    }
+    let machine = Machine::new("linger").await;
+    let pod = machine.network.add_pod("a").await.expect("pod");
+    // As a server that hangs on its disk: its network namespace lives on without a name.
+    let lingering = sandbox::network::NetnsThread::enter(&pod.namespace).expect("thread");
+    machine.network.remove_pod(&pod).await.expect("remove");
+    let again = machine.network.add_pod("a").await.expect("the same pod again");
+    machine.network.remove_pod(&again).await.expect("remove");
+    drop(lingering);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn services_balance_over_pods() {
     if !able("services_balance_over_pods") {
         return;

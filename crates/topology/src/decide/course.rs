@@ -26,11 +26,16 @@ const FINISH_LIMIT: Duration = Duration::from_secs(20);
 /// Notes since when the primary is down or closed, and drops a plan that is void.
 pub(super) fn keep_course(pass: &mut Pass<'_>) -> Flow {
     let diagnosis = diagnose(pass);
-    let down = matches!(diagnosis, Diagnosis::Confirmed(_) | Diagnosis::Suspected { .. });
-    if down {
-        pass.course.down_since.get_or_insert(pass.now);
-    } else if diagnosis == Diagnosis::Well {
-        pass.course.down_since = None;
+    match &diagnosis {
+        // Silence is noticed late: it is down since it was heard last, as far as anybody can tell.
+        Diagnosis::Confirmed(_) | Diagnosis::Suspected { since: None, .. } => {
+            pass.course.down_since.get_or_insert(pass.now);
+        }
+        Diagnosis::Suspected { since: Some(since), .. } => {
+            pass.course.down_since.get_or_insert(*since);
+        }
+        Diagnosis::Well => pass.course.down_since = None,
+        Diagnosis::NoPrimary | Diagnosis::Underway => {}
     }
     if pass.open_primary().is_some() {
         pass.course.closed_since = None;
@@ -159,7 +164,8 @@ pub(super) fn note_change(pass: &mut Pass<'_>, plan: &Plan, cause: Cause, to: Me
 fn finish_change(pass: &mut Pass<'_>) {
     let Some(mut change) = pass.course.finishing.take() else { return };
     let reached = |change: &Change, phase| change.phases.iter().any(|(known, _)| *known == phase);
-    let over = change.epoch != pass.record.epoch || pass.now.since(change.began) > FINISH_LIMIT;
+    let swapped = pass.course.changed.unwrap_or(change.began);
+    let over = change.epoch != pass.record.epoch || pass.now.since(swapped) > FINISH_LIMIT;
     if !reached(&change, Phase::Promoted) && pass.open_primary().is_some() && change.epoch == pass.record.epoch {
         change.phases.push((Phase::Promoted, pass.now));
         change.closed_for = Some(pass.now.since(change.began));

@@ -71,6 +71,12 @@ pub(super) fn obstacle(pass: &Pass<'_>) -> Option<Refusal> {
     Some(Refusal::NoCandidate { primary, members })
 }
 
+/// What makes primaries fail would make the next one fail, too.
+pub(super) fn too_many(pass: &Pass<'_>) -> Option<Refusal> {
+    let changes = pass.course.failovers.len();
+    (changes >= MOST_FAILOVERS).then_some(Refusal::TooManyChanges { changes, within: FAILOVERS_WITHIN })
+}
+
 /// The member whose data that is, answering.
 fn acker_member<'a>(pass: &Pass<'a>, data_id: &DataId) -> Option<Member<'a>> {
     pass.members().find(|member| member.data_id() == Some(data_id))
@@ -98,9 +104,8 @@ pub(super) fn consider(pass: &mut Pass<'_>) -> Flow {
         pass.refuse(refusal);
         return Flow::Next;
     }
-    let failovers = pass.course.failovers.len();
-    if failovers >= MOST_FAILOVERS {
-        pass.refuse(Refusal::TooManyChanges { changes: failovers, within: FAILOVERS_WITHIN });
+    if let Some(refusal) = too_many(pass) {
+        pass.refuse(refusal);
         return Flow::Next;
     }
     let pause = pass.pause(NAME);

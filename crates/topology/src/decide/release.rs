@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::failover::obstacle;
+use super::failover::{obstacle, too_many};
 use super::judge::{self, applied};
 use super::pass::{Flow, Pass};
 use super::view::Member;
@@ -90,7 +90,7 @@ fn forecast(pass: &mut Pass<'_>) {
     if !pass.intent.replication || pass.record.holder.is_none() {
         return;
     }
-    pass.forecast = Some(if let Some(refusal) = obstacle(pass) {
+    pass.forecast = Some(if let Some(refusal) = obstacle(pass).or_else(|| too_many(pass)) {
         Forecast::Refused { reason: refusal.reason(), message: refusal.to_string() }
     } else {
         let fit: Vec<Member<'_>> = pass

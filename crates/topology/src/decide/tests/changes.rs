@@ -1,5 +1,7 @@
 //! The primary changes hands.
 
+use std::time::Duration;
+
 use super::{log, reasons};
 use crate::decision::Decision;
 use crate::intent::{Durability, Request};
@@ -114,6 +116,34 @@ fn a_dead_primary_is_followed_by_the_most_advanced_acker() {
     world.settle();
     assert_eq!(ackers(&world).len(), 2, "the old primary is back: {}", world.log.join("\n"));
     assert!(!world.record.solo);
+}
+
+#[test]
+fn a_fourth_failover_in_ten_minutes_is_refused_and_that_is_foretold() {
+    let mut world = safe(3);
+    for _ in 0..3 {
+        assert!(matches!(world.decide().forecast, Some(Forecast::Failover { .. })));
+        let primary = holder(&world).to_owned();
+        world.kill_server(&primary);
+        change(&mut world);
+        world.settle();
+    }
+    assert!(matches!(world.decide().forecast, Some(Forecast::Refused { reason: "TooManyChanges", .. })));
+    world.run_for(600);
+    assert!(matches!(world.decide().forecast, Some(Forecast::Failover { .. })));
+}
+
+#[test]
+fn writes_are_down_since_the_primary_was_heard_last() {
+    let mut world = safe(3);
+    let heard = world.now;
+    // As after a cut: nobody hears anything of it.
+    world.kill_server("db-0");
+    world.member("db-0").silent = true;
+    let change = change(&mut world).change.expect("a change");
+    assert_eq!(change.cause.reason, "Silent");
+    assert!(change.began.since(heard) < Duration::from_secs(1), "{:?}", change.began);
+    assert!(change.closed_for.is_some_and(|down| down >= Duration::from_secs(5)), "{:?}", change.closed_for);
 }
 
 #[test]
