@@ -7,6 +7,11 @@ use super::super::cluster::{Cluster, Failure};
 use super::crowd::Crowd;
 use super::entry::Entry;
 
+/// Why the operator replaces no primary after three failovers in ten minutes.
+const TOO_MANY: &str = "TooManyChanges";
+/// Another operator leads within.
+const AGAIN: Duration = Duration::from_secs(60);
+
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Kind {
@@ -366,16 +371,28 @@ impl Ground<'_> {
         }
     }
 
-    /// Why it is not as it was before all faults; `None`: it is.
+    /// Why it is not as it was before all faults; `None`: it is, but that the operator may want no more failovers for now.
     pub(crate) fn unwell(&self) -> Option<String> {
         for condition in ["Ready", "ReplicationHealthy", "SafeToFailover"] {
             match self.cluster.condition(self.namespace, self.root, condition) {
-                Ok((status, _, _)) if status == "True" => {}
+                Ok((status, reason, _)) if status == "True" || reason == TOO_MANY => {}
                 Ok((status, reason, message)) => return Some(format!("{condition}={status} {reason}: {message}")),
                 Err(failure) => return Some(failure),
             }
         }
         None
+    }
+
+    /// Three failovers in ten minutes are enough for a bad day, not for a storm: an operator that has just started does not
+    /// remember them. Says whether one had to be started.
+    pub(crate) fn ask_for_more_failovers(&self) -> Result<bool, Failure> {
+        let (_, reason, _) = self.cluster.condition(self.namespace, self.root, "SafeToFailover")?;
+        if reason != TOO_MANY {
+            return Ok(false);
+        }
+        self.kill_operator()?;
+        self.cluster.await_condition(self.namespace, self.root, ("SafeToFailover", "True", ""), AGAIN)?;
+        Ok(true)
     }
 
     /// Waits until it is well; how long that took.

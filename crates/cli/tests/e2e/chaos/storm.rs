@@ -153,6 +153,13 @@ impl<'a> Storm<'a> {
             Ok(took) => {
                 self.tell(&format!("well again after {:.1} s", took.as_secs_f64()));
                 self.tally.well_after.push(took);
+                match self.ground.ask_for_more_failovers() {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        self.tell("three failovers: another operator was started, which does not remember them")
+                    }
+                    Err(failure) => self.tell(&format!("no more failovers: {failure}")),
+                }
             }
             Err(failure) => {
                 let (namespace, cluster) = (self.ground.namespace, self.ground.cluster);
