@@ -23,6 +23,8 @@ done | awk '
     for (i = 1; i < NF; i++) if ($i == "GTID") gtid = $(i + 1) "\n"
     bounded = / trans/; whole = 0; ours = 0
   }
+  # The next file begins with a rollback of its own.
+  /^# End of log file/ { tell() }
   /^COMMIT/ || (/^ROLLBACK/ && !/added by/) { whole = 1 }
   /^### / { if ($2 == "INSERT") ours = ($4 == "`chaos`.`writes`"); else if ($2 == "UPDATE" || $2 == "DELETE") ours = 0 }
   ours && /^### +@2=/ { sub(/.*=/, ""); client = $1 }
