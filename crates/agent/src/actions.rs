@@ -11,7 +11,7 @@ use topology::member::{Phase, Volume};
 use topology::{Command, DataId, Stamp};
 
 use crate::server::{STOP_LIMIT, StartAs};
-use crate::{Shared, bootstrap, errant, fence, opening, receive, relay, state, tail, volume};
+use crate::{Shared, bootstrap, errant, fence, lease, opening, receive, relay, state, tail, volume};
 
 /// Copies that hold prepared transactions are made again so often in all.
 const MOST_COPIES: u32 = 4;
@@ -106,6 +106,9 @@ fn name(action: &Action) -> &'static str {
 pub(crate) async fn command(shared: &Arc<Shared>, command: Command) -> Result<Outcome, Refusal> {
     let Command { stamp, action } = command;
     shared.hurry();
+    if matches!(action, Action::Fence) {
+        lease::take_part(shared)?;
+    }
     let turn = if cuts_in(&action) { cut_in(shared, name(&action)).await? } else { take_turn(shared, name(&action))? };
     match shared.stamps.accept(stamp) {
         Ok(Ok(())) => {}

@@ -52,7 +52,7 @@ pub(crate) async fn watch_the_record(shared: Arc<Shared>) {
     }
 }
 
-async fn step_down(shared: &Arc<Shared>, stamp: topology::Stamp) -> Result<(), String> {
+pub(crate) async fn step_down(shared: &Arc<Shared>, stamp: topology::Stamp) -> Result<(), String> {
     let _turn = actions::cut_in(shared, "stepping down").await.map_err(|busy| busy.to_string())?;
     match shared.stamps.accept(stamp) {
         Ok(Ok(())) => {}

@@ -11,13 +11,13 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
-use protocol::{AGENT_COMMON_NAME, CONTROLLER_COMMON_NAME, Refusal};
+use protocol::{AGENT_COMMON_NAME, CONTROLLER_COMMON_NAME, Confirm, Refusal};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use topology::{Command, MemberState};
 
-use crate::{Shared, StartError, actions, donate, probes, receive};
+use crate::{Shared, StartError, actions, donate, lease, probes, receive};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
@@ -128,6 +128,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/state", get(state))
         .route("/v1/state/stream", get(state_stream))
         .route("/v1/commands", post(command))
+        .route("/v1/confirm", post(confirm))
         .route("/v1/clone", get(clone))
         .with_state(shared)
 }
@@ -166,6 +167,20 @@ async fn command(
             let refusal = Refusal::Failed { reason: "AgentFailed".into(), message: error.to_string() };
             (StatusCode::CONFLICT, Json(refusal)).into_response()
         }
+    }
+}
+
+async fn confirm(
+    State(shared): State<Arc<Shared>>,
+    Extension(Peer(peer)): Extension<Peer>,
+    Json(ask): Json<Confirm>,
+) -> Response {
+    if peer != AGENT_COMMON_NAME {
+        return (StatusCode::FORBIDDEN, format!("{peer} may not ask for that")).into_response();
+    }
+    match lease::confirm(&shared, &ask) {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(refusal) => (StatusCode::CONFLICT, Json(refusal)).into_response(),
     }
 }
 

@@ -13,6 +13,7 @@ mod fence;
 mod guard;
 mod health;
 mod http;
+mod lease;
 mod login;
 mod opening;
 mod places;
@@ -101,6 +102,7 @@ pub(crate) struct Shared {
     pub(crate) variables: variables::InForce,
     pub(crate) relay: relay::Relay,
     pub(crate) health: health::Health,
+    pub(crate) time: lease::Time,
     pub(crate) reception: std::sync::Mutex<sql::Reception>,
     /// The marker that waits.
     pub(crate) marker: opening::Waiting,
@@ -170,6 +172,7 @@ pub async fn run(me: Me, places: Places) -> Result<(), StartError> {
         told: actions::Told::default(),
         relay: relay::Relay::load(&places),
         health: health::Health::default(),
+        time: lease::Time::default(),
         reception: std::sync::Mutex::default(),
         marker: opening::Waiting::default(),
         own_marker: opening::Waiting::default(),
@@ -193,6 +196,7 @@ pub async fn run(me: Me, places: Places) -> Result<(), StartError> {
     if shared.config.replication {
         tokio::spawn(guard::watch_the_record(Arc::clone(&shared)));
         tokio::spawn(guard::bring_back_acknowledgements(Arc::clone(&shared)));
+        tokio::spawn(lease::keep(Arc::clone(&shared)));
     }
     tokio::spawn(health::probe_writes(Arc::clone(&shared)));
     processes::told_to_stop().await;

@@ -10,7 +10,7 @@ use topology::action::Opening;
 use topology::member::Marker;
 
 use crate::actions::{failed, seen, session, statement};
-use crate::{Shared, state};
+use crate::{Shared, lease, state};
 
 /// A demotion succeeds in this time, or the server is killed.
 const DEMOTION_LIMIT: Duration = Duration::from_secs(2);
@@ -25,6 +25,7 @@ pub(crate) struct Waiting(std::sync::Mutex<Option<(AbortHandle, u32)>>);
 
 /// Opens for writes: locks first, then waits, then writes.
 pub(crate) async fn open(shared: &Arc<Shared>, stamp: Stamp, opening: &Opening) -> Result<Outcome, Refusal> {
+    lease::begin(shared).await?;
     let mut session = session(shared).await?;
     let opened = async {
         session.lock_accounts(&opening.lock).await?;
@@ -68,23 +69,32 @@ async fn forget_later(shared: Arc<Shared>) {
 
 /// Closes for writes. `kill`: where that does not succeed at once, or sessions wait for an acknowledgement, the server goes.
 pub(crate) async fn close(shared: &Arc<Shared>, grace_ms: u32, kill: bool) -> Result<Outcome, Refusal> {
-    let limit = if kill { DEMOTION_LIMIT } else { CLOSE_LIMIT };
+    if kill {
+        close_within(shared, grace_ms, DEMOTION_LIMIT).await
+    } else {
+        try_close(shared, grace_ms, CLOSE_LIMIT).await
+    }
+}
+
+async fn try_close(shared: &Arc<Shared>, grace_ms: u32, limit: Duration) -> Result<Outcome, Refusal> {
+    let mut session = session(shared).await?;
+    let grace = Duration::from_millis(grace_ms.into());
+    session.set_read_only(grace, limit).await.map_err(|e| statement(&e))?;
+    seen(shared, &mut session).await;
+    Ok(Outcome::Done)
+}
+
+/// Closes for writes in this time, or kills the server.
+pub(crate) async fn close_within(shared: &Arc<Shared>, grace_ms: u32, limit: Duration) -> Result<Outcome, Refusal> {
     let closed = async {
         let mut session = session(shared).await?;
-        if kill {
-            let server = state::ask(shared, &mut session).await.map_err(|e| statement(&e))?;
-            if server.semi_sync.waiting > 0 {
-                return Err(failed("SessionsWait", "sessions wait for an acknowledgement"));
-            }
+        let server = state::ask(shared, &mut session).await.map_err(|e| statement(&e))?;
+        if server.semi_sync.waiting > 0 {
+            return Err(failed("SessionsWait", "sessions wait for an acknowledgement"));
         }
-        let grace = Duration::from_millis(grace_ms.into());
-        session.set_read_only(grace, limit).await.map_err(|e| statement(&e))?;
-        seen(shared, &mut session).await;
-        Ok(Outcome::Done)
+        drop(session);
+        try_close(shared, grace_ms, limit).await
     };
-    if !kill {
-        return closed.await;
-    }
     match tokio::time::timeout(limit, closed).await {
         Ok(Ok(done)) => Ok(done),
         other => {

@@ -10,7 +10,7 @@ use kube::{Api, Client};
 use topology::member::{DataId, Phase, Volume};
 use topology::record::Record;
 
-use crate::{Shared, actions, config};
+use crate::{Shared, actions, config, lease};
 
 /// With no decision for so long, the holder's agent starts it as primary. The only member of a topology does so at once.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -77,6 +77,25 @@ async fn resume(shared: &Arc<Shared>) -> Result<(), String> {
     if phase != Phase::Running {
         return Err(format!("{phase:?}"));
     }
+    take_up(shared, &record).await
+}
+
+/// Opens a running server under a revision of its own, if the record still names this data as the holder.
+pub(crate) async fn reopen(shared: &Arc<Shared>) -> Result<(), String> {
+    let _turn = actions::take_turn(shared, "opening again without a decision").map_err(|busy| busy.to_string())?;
+    let Volume::Data { data_id } = shared.state.now().volume else { return Err("no data".into()) };
+    let record = swap(&leases(shared).await?, &shared.config.lease, &data_id).await?;
+    let stamp = record.stamp();
+    if let Err(highest) = shared.stamps.accept(stamp).map_err(|e| format!("the stamp cannot be saved: {e}"))? {
+        return Err(format!("the record is older ({stamp:?}) than what was accepted here ({highest:?})"));
+    }
+    shared.state.update(|state| state.accepted = stamp);
+    tracing::info!(epoch = stamp.epoch, revision = stamp.revision, "no decision: opening again as the record's holder");
+    take_up(shared, &record).await
+}
+
+/// The server of the record's holder runs: it takes writes.
+async fn take_up(shared: &Arc<Shared>, record: &Record) -> Result<(), String> {
     let mut session = sql::Session::open(&crate::state::target(shared)).await.map_err(|e| e.to_string())?;
     // It may have been chosen, and died before it was told to open: what it replicated from is forgotten as then.
     if !session.forget_source().await.map_err(|e| e.to_string())? {
@@ -90,22 +109,36 @@ async fn resume(shared: &Arc<Shared>) -> Result<(), String> {
     // Locks are as the server had them. Nobody to wait for: only where that is recorded.
     let alone = record.solo && record.ackers.is_empty() && !shared.config.commits.strict;
     let wait = shared.config.commits.promised && !alone;
+    lease::begin(shared).await.map_err(|refusal| refusal.to_string())?;
     session.open_for_writes(wait).await.map_err(|e| e.to_string())?;
     actions::seen(shared, &mut session).await;
     Ok(())
 }
 
-async fn in_time<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, String> {
+pub(crate) async fn in_time<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, String> {
     let answer =
         tokio::time::timeout(API_LIMIT, call).await.map_err(|_| "the API does not answer in time".to_owned())?;
     answer.map_err(|e| format!("the record: {e}"))
 }
 
-async fn leases(shared: &Shared) -> Result<Api<Lease>, String> {
+/// The same for a write; `None`: somebody else has written since.
+pub(crate) async fn in_time_or_lost<T>(
+    call: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<Option<T>, String> {
+    let call = async {
+        match call.await {
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+            other => other.map(Some),
+        }
+    };
+    in_time(call).await
+}
+
+pub(crate) async fn leases(shared: &Shared) -> Result<Api<Lease>, String> {
     Ok(Api::namespaced(in_time(Client::try_default()).await?, &shared.me.namespace))
 }
 
-fn parse(lease: &Lease) -> Result<Record, String> {
+pub(crate) fn parse(lease: &Lease) -> Result<Record, String> {
     let empty = BTreeMap::new();
     let annotations = lease.metadata.annotations.as_ref().unwrap_or(&empty);
     let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());

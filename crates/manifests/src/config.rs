@@ -67,6 +67,7 @@ fn agent(input: &Input<'_>) -> AgentConfig {
             .replication
             .as_ref()
             .map_or(0, |replication| u64::try_from(replication.failover_timeout.as_millis()).unwrap_or(u64::MAX)),
+        lease_limit_ms: lease_limit(input),
         grace_seconds: u64::try_from(object.pod.termination_grace_seconds).unwrap_or(0),
         probes: UserProbes {
             liveness: exec(object.probes.liveness.as_ref()),
@@ -82,6 +83,13 @@ fn commits(input: &Input<'_>) -> Commits {
         Some(Durability::Safe) => Commits { promised: true, strict: false },
         Some(Durability::Available) | None => Commits::default(),
     }
+}
+
+/// Where no acknowledgement stands between two writers, time does; only where somebody would be replaced for being silent.
+fn lease_limit(input: &Input<'_>) -> Option<u64> {
+    let replication = input.root.replication.as_ref()?;
+    let limited = replication.durability == Durability::Available && replication.automatic_failover;
+    limited.then(|| u64::try_from(replication.failover_timeout.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn exec(probe: Option<&Probe>) -> Option<ExecProbe> {

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use topology::{Command, MemberState};
 
-use crate::{Outcome, Refusal, clone};
+use crate::{Confirm, Outcome, Refusal, clone};
 
 /// How long connecting (TCP and TLS) may take. An agent that is cut off costs a failover so long at most.
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(1);
@@ -137,6 +137,15 @@ impl AgentClient {
         .await
     }
 
+    /// Asks whether this primary may stay. `Ok`: it may.
+    pub async fn confirm(&self, ask: &Confirm) -> Result<(), ClientError> {
+        limited("confirm", ANSWER_LIMIT, async {
+            let body = serde_json::to_vec(ask).map_err(|e| ClientError::Stream(format!("confirm: {e}")))?;
+            self.whole("confirm", Method::POST, "/v1/confirm", body.into()).await.map(drop)
+        })
+        .await
+    }
+
     /// The member's state at every change, and at least twice a second.
     pub async fn watch(&self) -> Result<StateStream, ClientError> {
         let body = limited("state stream", CONNECT_LIMIT + ANSWER_LIMIT, self.open("state stream", "/v1/state/stream"))
@@ -160,7 +169,7 @@ impl AgentClient {
 
     async fn whole(&self, what: &'static str, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
         let response = self.send(what, method, path, body).await?;
-        if response.status() != StatusCode::OK {
+        if !response.status().is_success() {
             return Err(refusal(what, response).await);
         }
         let body = response.into_body().collect().await.map_err(|source| ClientError::Http { what, source })?;

@@ -39,6 +39,9 @@ pub struct AgentConfig {
     /// How long a primary that cannot write is left alone, milliseconds.
     #[serde(default)]
     pub failover_timeout_ms: u64,
+    /// `Available`: how long a primary that nobody hears may take writes, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_limit_ms: Option<u64>,
     /// `terminationGracePeriodSeconds` of the pod.
     #[serde(default = "default_grace")]
     pub grace_seconds: u64,

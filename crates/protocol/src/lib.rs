@@ -7,6 +7,7 @@
 //! | `GET /v1/state` | [`topology::MemberState`] |
 //! | `GET /v1/state/stream` | one `MemberState` a line, at every change and at least twice a second |
 //! | `POST /v1/commands` with [`topology::Command`] | [`Outcome`]; 409 with [`Refusal`] |
+//! | `POST /v1/confirm` with [`Confirm`] | 204; 409 with [`Refusal`] |
 //! | `GET /v1/clone` | a physical backup as mbstream, in [`clone`] frames, the last of which says how it ended |
 //!
 //! and probes in plain HTTP on [`PROBE_PORT`]: `/startup`, `/live`, `/ready` (200, or 503 with the reason as text).
@@ -92,6 +93,16 @@ pub enum Outcome {
     Done,
     /// It takes longer; the state's phase tells how it goes.
     Started,
+}
+
+/// A primary whose API server does not answer asks every candidate's agent (`Available`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Confirm {
+    /// Its epoch.
+    pub epoch: u64,
+    /// For so long, milliseconds, whoever confirms takes no part in a failover.
+    pub limit_ms: u64,
 }
 
 /// Answer to a command that was not carried out (HTTP 409).

@@ -261,7 +261,7 @@ impl World {
             let pod = if up { Pod::Running } else { Pod::Absent };
             members.insert(name, Seen { pod, claim: Claim::Bound, agent, memory: memory.clone() });
         }
-        Observation { members, idle_claims: Vec::new(), draw, course: operator.course.clone() }
+        Observation { members, idle_claims: Vec::new(), draw, course: operator.course.clone(), renewed: self.now }
     }
 
     /// The record as the core is told it: broken on purpose by one mutant.

@@ -19,6 +19,8 @@ pub struct Observation {
     /// What was under way when the last decision was taken ([`crate::Decision::course`]). Losing it costs patience, never
     /// safety.
     pub course: Course,
+    /// Since when nobody else has written the record, as far as is known: its holder may have renewed it until then.
+    pub renewed: Time,
 }
 
 /// A member as seen.

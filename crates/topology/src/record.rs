@@ -3,7 +3,7 @@
 //! It is kept in one Kubernetes `Lease` per topology: the holder's data id is the lease's `holderIdentity`, the
 //! rest are annotations. Controller and agents both read and swap it, so its text form lives here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::action::Stamp;
@@ -32,9 +32,25 @@ pub mod annotation {
     pub const WANTED: &str = "k8s.mariadb.com/wanted";
     /// The last request for a switchover that was answered.
     pub const ANSWERED: &str = "k8s.mariadb.com/answered";
+    /// `Available`: members that may take over from a primary that nobody hears, separated by commas.
+    pub const CANDIDATES: &str = "k8s.mariadb.com/candidates";
+    /// `Available`: those of them that the holder's agent knew when it renewed the Lease last.
+    pub const RENEWED_WITH: &str = "k8s.mariadb.com/renewed-with";
     /// All of them.
-    pub const ALL: [&str; 10] =
-        [EPOCH, REVISION, HOLDER_MEMBER, HOLDER_POD_UID, ACKERS, SOLO, HISTORY, FIRST, WANTED, ANSWERED];
+    pub const ALL: [&str; 12] = [
+        EPOCH,
+        REVISION,
+        HOLDER_MEMBER,
+        HOLDER_POD_UID,
+        ACKERS,
+        SOLO,
+        HISTORY,
+        FIRST,
+        WANTED,
+        ANSWERED,
+        CANDIDATES,
+        RENEWED_WITH,
+    ];
 }
 
 /// Who holds the lease.
@@ -100,6 +116,11 @@ pub struct Record {
     pub wanted: Option<MemberName>,
     /// The last request for a switchover that was answered.
     pub answered: Option<String>,
+    /// `Available`: who may take over from a holder that is only suspected. Empty where that is nobody.
+    pub candidates: BTreeSet<MemberName>,
+    /// `Available`: the candidates that the holder's agent will ask when it cannot renew the Lease. `None`: it never renewed it in
+    /// this epoch, so that nothing limits its time.
+    pub renewed_with: Option<BTreeSet<MemberName>>,
 }
 
 /// A Lease whose annotations are not a record.
@@ -136,6 +157,7 @@ impl Record {
     pub fn next_epoch(&self, holder: Holder, server_id: u32, start: GtidPosition) -> Record {
         let epoch = self.epoch + 1;
         let mut history = self.history.clone();
+        let member = holder.member.clone();
         history.push(Term { epoch, server_id, data_id: holder.data_id.clone(), start });
         Record {
             epoch,
@@ -147,6 +169,8 @@ impl Record {
             first: None,
             wanted: self.wanted.clone(),
             answered: self.answered.clone(),
+            candidates: self.candidates.iter().filter(|name| **name != member).cloned().collect(),
+            renewed_with: None,
         }
     }
 
@@ -184,6 +208,13 @@ impl Record {
         }
         if let Some(answered) = &self.answered {
             all.insert(annotation::ANSWERED, answered.clone());
+        }
+        let names = |members: &BTreeSet<MemberName>| join(members.iter().map(|member| member.0.clone()), ",");
+        if !self.candidates.is_empty() {
+            all.insert(annotation::CANDIDATES, names(&self.candidates));
+        }
+        if let Some(known) = &self.renewed_with {
+            all.insert(annotation::RENEWED_WITH, names(known));
         }
         all
     }
@@ -241,6 +272,9 @@ impl Record {
             first,
             wanted: annotation(annotation::WANTED).map(|name| MemberName(name.to_owned())),
             answered: annotation(annotation::ANSWERED).map(str::to_owned),
+            candidates: list(annotation::CANDIDATES, ',').map(|name| MemberName(name.to_owned())).collect(),
+            renewed_with: annotation(annotation::RENEWED_WITH)
+                .map(|_| list(annotation::RENEWED_WITH, ',').map(|name| MemberName(name.to_owned())).collect()),
         })
     }
 }
@@ -296,7 +330,10 @@ mod tests {
         second.wanted = Some(MemberName("db-2".into()));
         second.answered = Some("2026-11-23T10:00:00Z".into());
         second.solo = false;
-        for record in [empty, first, opened, second] {
+        second.candidates = ["db-0", "db-2"].map(|name| MemberName(name.into())).into();
+        second.renewed_with = Some(second.candidates.clone());
+        let renewed = Record { renewed_with: Some(BTreeSet::new()), ..opened.clone() };
+        for record in [empty, first, opened, second, renewed] {
             assert_eq!(round_trip(&record), record);
         }
     }

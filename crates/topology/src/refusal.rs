@@ -411,7 +411,7 @@ impl fmt::Display for Refusal {
             ),
             Self::NotFenced { primary } => write!(
                 f,
-                "{primary}, the primary, is silent, and with durability Available it might still take writes; it is replaced when its container is known to be gone. Delete its pod by force only when its node is really off"
+                "{primary}, the primary, is silent here, and with durability Available it may still take writes: the record (the Lease) was renewed within failover.timeout, or never in this epoch. It is replaced when that has stopped, or when its container is known to be gone"
             ),
             Self::DrainStalled { member, for_ } => write!(
                 f,

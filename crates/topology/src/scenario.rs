@@ -157,6 +157,9 @@ pub(crate) struct World {
     pub(crate) opened: BTreeMap<u64, DataId>,
     draw: u128,
     course: Course,
+    /// Where its time is limited, the holder's agent renews the record although the operator does not hear it.
+    pub(crate) renews_unheard: bool,
+    renewed: Time,
 }
 
 impl World {
@@ -172,6 +175,8 @@ impl World {
             opened: BTreeMap::new(),
             draw: 0,
             course: Course::default(),
+            renews_unheard: false,
+            renewed: Time(1_000_000),
         };
         world.create_missing();
         world
@@ -343,7 +348,26 @@ impl World {
                 )
             })
             .collect();
-        Observation { members, idle_claims: self.idle_claims.clone(), draw: self.draw, course: self.course.clone() }
+        Observation {
+            members,
+            idle_claims: self.idle_claims.clone(),
+            draw: self.draw,
+            course: self.course.clone(),
+            renewed: self.renewed,
+        }
+    }
+
+    /// The holder's agent renews the record, where it must.
+    fn renew(&mut self) {
+        let Some(holder) = &self.record.holder else { return };
+        let runs = self.members.get(&holder.member).is_some_and(|model| {
+            let open = model.state.server.as_ref().is_some_and(|server| !server.read_only);
+            open && (!model.silent || self.renews_unheard)
+        });
+        if runs && self.intent.replication && !self.intent.durability.promises() && self.intent.failover.automatic {
+            self.renewed = self.now;
+            self.record.renewed_with = Some(self.record.candidates.clone());
+        }
     }
 
     /// Looks and decides, without doing anything.
@@ -368,6 +392,7 @@ impl World {
             }
         }
         self.replicate();
+        self.renew();
         self.now = self.now.after(Duration::from_millis(500));
         for model in self.members.values_mut() {
             if let Some((phase, volume)) = model.pending.take() {

@@ -32,9 +32,9 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-fn is_open(state: &MemberState) -> bool {
+pub(crate) fn is_open(state: &MemberState) -> bool {
     state.server.as_ref().is_some_and(|server| !server.read_only)
 }
 
@@ -42,7 +42,7 @@ fn id(n: usize) -> DataId {
     DataId(format!("data-{n}"))
 }
 
-fn record(holder: usize, epoch: u64, ackers: &[usize]) -> Record {
+pub(crate) fn record(holder: usize, epoch: u64, ackers: &[usize]) -> Record {
     let member = |n: usize| MemberName(format!("db-{n}"));
     Record {
         epoch,

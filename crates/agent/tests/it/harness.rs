@@ -44,7 +44,7 @@ pub(crate) fn lacking() -> Option<String> {
     None
 }
 
-fn run(command: &str) {
+pub(crate) fn run(command: &str) {
     let output = Command::new("sh").args(["-ec", command]).output().unwrap();
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
 }
@@ -66,6 +66,8 @@ pub(crate) struct Settings {
     pub(crate) my_cnf: String,
     /// Commits wait for acknowledgements.
     pub(crate) promised: bool,
+    /// A primary's time is limited.
+    pub(crate) lease_limit_ms: Option<u64>,
     /// The volume is no larger than so many MiB.
     pub(crate) volume_mib: Option<u32>,
     /// Scripts in `/docker-entrypoint-initdb.d`.
@@ -106,6 +108,11 @@ impl Lab {
             certificate: certificate.pem().into_bytes(),
             key: key.serialize_pem().into_bytes(),
         }
+    }
+
+    /// The network's namespace; those of its members are called after it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(crate) fn root(&self, n: usize) -> PathBuf {
@@ -168,6 +175,7 @@ impl Lab {
             max_lag_seconds: 30,
             commits: protocol::config::Commits { promised: settings.promised, strict: false },
             failover_timeout_ms: 5000,
+            lease_limit_ms: settings.lease_limit_ms,
             grace_seconds: 20,
             probes: protocol::config::UserProbes::default(),
         };
@@ -470,10 +478,16 @@ impl Lab {
     /// Somebody decided.
     pub(crate) fn decided(&self, leases: &Api<Lease>, record: &topology::record::Record) {
         self.block_on(async {
-            let known = leases.get("db-topology").await.unwrap();
-            let mut new = lease(record);
-            new.metadata.resource_version = known.metadata.resource_version;
-            leases.replace("db-topology", &PostParams::default(), &new).await.unwrap();
+            // A primary may renew it in between.
+            for _ in 0..5 {
+                let known = leases.get("db-topology").await.unwrap();
+                let mut new = lease(record);
+                new.metadata.resource_version = known.metadata.resource_version;
+                if leases.replace("db-topology", &PostParams::default(), &new).await.is_ok() {
+                    return;
+                }
+            }
+            panic!("the record cannot be written");
         });
     }
 

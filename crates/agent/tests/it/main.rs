@@ -4,6 +4,7 @@ mod changes;
 mod guard;
 mod harness;
 mod history;
+mod lease;
 mod scenarios;
 
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
             .chain(changes::trials())
             .chain(history::trials())
             .chain(guard::trials())
+            .chain(lease::trials())
             .collect(),
     };
     libtest_mimic::run(&arguments, trials).exit_code()

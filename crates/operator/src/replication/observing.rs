@@ -183,6 +183,7 @@ impl Runner {
             idle_claims: self.idle_claims(intent, objects),
             draw: rand::random(),
             course: self.course.clone(),
+            renewed: self.renewed,
         }
     }
 

@@ -70,6 +70,8 @@ pub(super) struct Runner {
     shown: Option<String>,
     /// The pods of primaries: name and UID.
     holders: BTreeMap<MemberName, String>,
+    /// When the record was last seen to be written by somebody else.
+    pub(super) renewed: Time,
     /// Races for the record lost in a row.
     lost: u32,
     pub(super) resolved: BTreeMap<String, (Option<i64>, Resolved)>,
@@ -127,6 +129,7 @@ impl Runner {
             versions: Vec::new(),
             shown: None,
             holders: BTreeMap::new(),
+            renewed: clock.now(),
             lost: 0,
             resolved: BTreeMap::new(),
             outcomes: mpsc::unbounded_channel(),
@@ -213,6 +216,9 @@ impl Runner {
             Some(kept) => kept,
             None => match lease::read(&leases, &lease_name).await {
                 Ok(kept) => {
+                    if kept.version().is_none_or(|version| self.versions.iter().all(|known| known != version)) {
+                        self.renewed = self.clock.now();
+                    }
                     self.know(&kept);
                     kept
                 }

@@ -116,6 +116,17 @@ pub(super) fn consider(pass: &mut Pass<'_>) -> Flow {
     begin(pass, cause)
 }
 
+/// `Available`: nobody else decides over a primary that nobody hears than the clock. Its agent renews the record, and closes it when
+/// it could not do so for two thirds of this time.
+fn time_is_up(pass: &Pass<'_>) -> bool {
+    pass.record.renewed_with.is_some() && left(pass.now, pass.seen.renewed, pass.intent.failover.timeout).is_zero()
+}
+
+/// `Available`: one that the old primary's agent would have had to ask, and that would have refused this.
+fn was_to_be_asked(pass: &Pass<'_>, member: Member<'_>) -> bool {
+    pass.record.renewed_with.as_ref().is_some_and(|known| known.contains(member.name()))
+}
+
 /// Evidence that has lasted long enough; what is still missing is looked for again.
 fn due(pass: &mut Pass<'_>, diagnosis: Diagnosis) -> Option<Cause> {
     let down_since = pass.course.down_since.unwrap_or(pass.now);
@@ -145,9 +156,13 @@ fn due(pass: &mut Pass<'_>, diagnosis: Diagnosis) -> Option<Cause> {
                 pass.look_again_in(Duration::from_millis(200));
                 return None;
             }
-            if !pass.intent.durability.promises() {
-                // Nothing bounds a primary that nobody hears.
-                pass.refuse(Refusal::NotFenced { primary: name });
+            if !pass.intent.durability.promises() && !time_is_up(pass) {
+                let left = left(pass.now, pass.seen.renewed, failover.timeout);
+                // Of a primary that is gone, a third of its time has gone by before anybody waits for the rest.
+                if left > failover.timeout / 2 || pass.record.renewed_with.is_none() {
+                    pass.refuse(Refusal::NotFenced { primary: name });
+                }
+                pass.look_again_in(left.max(Duration::from_millis(50)));
                 return None;
             }
             if let Some(last) = pass.course.changed
@@ -228,12 +243,18 @@ pub(super) fn proceed(pass: &mut Pass<'_>, mut plan: Plan) -> Flow {
     if diagnose(pass) == Diagnosis::Well && pass.open_primary().is_some() {
         return undo(pass, &plan, "the primary is back".to_owned());
     }
+    let confirmed = matches!(diagnose(pass), Diagnosis::Confirmed(_));
+    let by_the_clock = !pass.intent.durability.promises() && !confirmed;
+    if by_the_clock && !time_is_up(pass) {
+        return undo(pass, &plan, "the primary has renewed the record".to_owned());
+    }
     let everything =
         fenced.iter().map(|member| received(pass, *member)).fold(GtidPosition::default(), |a, b| a.furthest(&b));
     let fit: Vec<Member<'_>> = fenced
         .iter()
         .copied()
         .filter(|member| held(*member).covers(&everything) && judge::verdict(pass, *member) == Verdict::Fit)
+        .filter(|member| !by_the_clock || was_to_be_asked(pass, *member))
         .collect();
     let Some(target) = judge::best(pass, fit) else {
         return undo(pass, &plan, "no candidate holds everything that was read".to_owned());

@@ -10,6 +10,7 @@ mod failover;
 mod first;
 mod follow;
 mod judge;
+mod lease;
 mod pass;
 mod primary;
 mod release;
@@ -42,6 +43,7 @@ const RULES: &[fn(&mut Pass<'_>) -> Flow] = &[
     failover::consider,
     primary::keep_open,
     switchover::consider,
+    lease::name_candidates,
     ackers::keep,
     primary::accounts,
     primary::start_others,

@@ -133,6 +133,51 @@ fn a_fourth_failover_in_ten_minutes_is_refused_and_that_is_foretold() {
     assert!(matches!(world.decide().forecast, Some(Forecast::Failover { .. })));
 }
 
+/// Without a promise, cut off from everything.
+fn unheard(replicas: u32) -> World {
+    let mut world = world(replicas, Durability::Available { semi_sync: false });
+    world.member("db-0").silent = true;
+    for other in ["db-1", "db-2"] {
+        world.replication(other).receives = false;
+    }
+    world
+}
+
+#[test]
+fn without_a_promise_the_clock_decides_over_a_primary_that_nobody_hears() {
+    let mut world = unheard(3);
+    world.kill_server("db-0");
+    let cut = world.now;
+    let change = change(&mut world).change.expect("a change");
+    assert_eq!((change.cause.reason, change.outcome), ("Silent", Outcome::Done));
+    assert!(world.now.since(cut) >= Duration::from_secs(5), "its time was not up");
+}
+
+#[test]
+fn without_a_promise_a_primary_that_renews_the_record_stays() {
+    let mut world = unheard(3);
+    world.renews_unheard = true;
+    for _ in 0..60 {
+        world.pass(|_| true);
+        // They are cut off from it, too.
+        for other in ["db-1", "db-2"] {
+            world.replication(other).receives = false;
+        }
+    }
+    assert_eq!((holder(&world), world.record.epoch), ("db-0", 1));
+    assert!(reasons(&world.decide()).contains(&"NotFenced"), "{:?}", world.decide().report);
+}
+
+#[test]
+fn without_a_promise_only_those_take_over_whom_the_primary_would_have_asked() {
+    let mut world = unheard(3);
+    world.kill_server("db-0");
+    // db-1 became a candidate after the record was renewed last; db-2 is far behind.
+    world.record.renewed_with = Some([name("db-2")].into());
+    change(&mut world);
+    assert_eq!(holder(&world), "db-2");
+}
+
 #[test]
 fn writes_are_down_since_the_primary_was_heard_last() {
     let mut world = safe(3);
