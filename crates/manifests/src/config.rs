@@ -191,6 +191,8 @@ fn waits(text: &mut String, root: &ReplicationIntent, acknowledges: bool) {
     let _ = write!(
         text,
         "rpl-semi-sync-master-timeout={}\nrpl-semi-sync-master-wait-point={point}\nrpl-semi-sync-master-wait-no-slave=OFF\n\
+         # A STOP takes so long where the primary does not answer.\n\
+         rpl-semi-sync-slave-kill-conn-timeout=1\n\
          rpl-semi-sync-slave-enabled={}\n",
         root.ack_timeout.as_millis(),
         if acknowledges { "ON" } else { "OFF" }

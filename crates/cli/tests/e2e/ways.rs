@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::chaos::{Entry, Ground, Kind, set_up};
 use super::cluster::{Cluster, Failure, say, skipped};
 use super::failover::{await_other_primary, primary};
-use super::replication::{await_rows, write_rows};
+use super::replication::{await_rows, replicated, write_rows};
 
 /// What is done to pods and volumes of one's own.
 pub(crate) const SCENARIOS: &[(&str, super::Scenario)] = &[
@@ -23,6 +23,7 @@ pub(crate) const ALONE: &[(&str, super::Scenario)] = &[
     ("ways::connections_are_cut", |cluster, namespace| one_after_the_other(cluster, namespace, &CUTS)),
     ("ways::the_operator_goes_with_its_node", the_operator_goes_with_its_node),
     ("ways::all_members_go_and_one_stays_away", all_members_go_and_one_stays_away),
+    ("ways::time_decides_where_nothing_is_promised", time_decides_where_nothing_is_promised),
 ];
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -97,7 +98,7 @@ fn write_somewhere(cluster: &Cluster, namespace: &str) -> Result<String, Failure
 /// What the newest change says of its cause, and how long writes were down.
 fn newest(cluster: &Cluster, namespace: &str) -> Result<String, Failure> {
     let mut changes = cluster.list(namespace, "primarychanges", &format!("k8s.mariadb.com/topology={ROOT}"))?;
-    changes.sort_by_key(|change| change["began"].as_str().unwrap_or_default().to_owned());
+    changes.sort_by_key(|change| change["ended"].as_str().unwrap_or_default().to_owned());
     let change = changes.pop().unwrap_or(Value::Null);
     let text = |pointer: &str| change.pointer(pointer).and_then(Value::as_str).unwrap_or("?").to_owned();
     Ok(format!("{} ({}), writes down for {}", text("/type"), text("/cause/reason"), text("/writesDown")))
@@ -233,4 +234,59 @@ fn all_members_go_and_one_stays_away(cluster: &Cluster, namespace: &str) -> Resu
     rows += 1;
     ground.await_well(2 * MINUTE)?;
     await_rows(cluster, namespace, &MEMBERS, rows)
+}
+
+/// `durability: Available`: no acknowledgement bounds a primary that nobody hears; the Lease does.
+fn time_decides_where_nothing_is_promised(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
+    if sandbox_only(cluster, "time_decides_where_nothing_is_promised") {
+        return Ok(());
+    }
+    let enabled = "replication:\n    enabled: true\n";
+    let manifest = replicated(ROOT, 3);
+    cluster.apply(namespace, &manifest.replace(enabled, &format!("{enabled}    durability: Available\n")))?;
+    cluster.await_healthy(namespace, ROOT, 2 * MINUTE)?;
+    let members = names();
+    let primary_entry = Entry::of(cluster, namespace, &format!("{ROOT}-primary"))?;
+    let ground = Ground { cluster, namespace, root: ROOT, members: &members, primary_entry };
+    let old = primary(cluster, namespace, ROOT)?;
+    cluster.eventually("the record is renewed", MINUTE, || {
+        let lease = cluster.get(namespace, "lease", &format!("{ROOT}-topology"))?.ok_or("no record")?;
+        let with = lease["metadata"]["annotations"]["k8s.mariadb.com/renewed-with"].as_str().unwrap_or_default();
+        if with.split(',').count() == 2 { Ok(()) } else { Err(format!("with {with:?}")) }
+    })?;
+    write_rows(cluster, namespace, &old, ROWS)?;
+    await_rows(cluster, namespace, &MEMBERS, ROWS)?;
+    let closed = |pod: &str| cluster.sql(namespace, pod, "SELECT @@read_only").map(|text| text == "1");
+    // The API is away for longer than that time: the others confirm.
+    let undo = ground.begin(Kind::ApiAway, &old)?;
+    let until = Instant::now() + 2 * LASTS;
+    while Instant::now() < until {
+        if closed(&old)? {
+            return Err(format!("{old} was closed although everybody confirms it"));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    ground.end(undo)?;
+    cluster.await_healthy(namespace, ROOT, MINUTE)?;
+    if primary(cluster, namespace, ROOT)? != old {
+        return Err(format!("{old} is the primary no more: {}", newest(cluster, namespace)?));
+    }
+    // Cut off from all.
+    let began = Instant::now();
+    let undo = ground.begin(Kind::NodeCutOff, &old)?;
+    let now = await_other_primary(cluster, namespace, ROOT, &old);
+    let took = began.elapsed();
+    let written = now.and_then(|now| write_rows(cluster, namespace, &now, 1).map(|()| now));
+    // It heard nothing of this, and had closed itself before.
+    ground.end(undo)?;
+    let closed_itself = closed(&old)?;
+    let now = written?;
+    if !closed_itself {
+        return Err(format!("{old} still took writes when it came back, {now} did as well"));
+    }
+    cluster.await_healthy(namespace, ROOT, 2 * MINUTE)?;
+    await_rows(cluster, namespace, &MEMBERS, ROWS + 1)?;
+    let change = newest(cluster, namespace)?;
+    say(&format!("without a promise, cut off: {old} -> {now}: {change}; seen after {:.1} s", took.as_secs_f64()));
+    Ok(())
 }
