@@ -393,8 +393,10 @@ async fn follow(shared: &Arc<Shared>, source: &Source, demote: bool) -> Result<O
     remember(&shared.told.source, None);
     relay::keep(shared, &mut session).await?;
     let follow = sql::Follow { source, password: &password, demote, password_known, ca: &ca };
-    session.follow(&follow).await.map_err(|e| statement(&e))?;
-    crate::state::count_anew(shared);
+    {
+        let _moving = state::moving(shared);
+        session.follow(&follow).await.map_err(|e| statement(&e))?;
+    }
     shared.state.update(|state| state.fence = None);
     remember(&shared.told.source, Some((source.clone(), password)));
     // The threads connect within a moment: wait for that, so that the next look sees them so.

@@ -181,20 +181,19 @@ enum Renewed {
     /// The record names this member's data.
     Mine,
     /// It names other data.
-    Other(Record),
+    Other(Box<Record>),
 }
 
 /// Writes into the record that its holder is there, and whom it would ask.
 async fn renew(shared: &Arc<Shared>, limit: Duration) -> Result<Renewed, String> {
     let Volume::Data { data_id } = shared.state.now().volume else { return Err("no data".into()) };
     let known = shared.time.lock().lease.take();
-    let (api, mut lease) = match known {
-        Some(known) => known,
-        None => {
-            let api = record::leases(shared).await?;
-            let lease = record::in_time(api.get(&shared.config.lease)).await?;
-            (api, lease)
-        }
+    let (api, mut lease) = if let Some(known) = known {
+        known
+    } else {
+        let api = record::leases(shared).await?;
+        let lease = record::in_time(api.get(&shared.config.lease)).await?;
+        (api, lease)
     };
     // Somebody else's write comes in between now and then.
     for _ in 0..3 {
@@ -204,7 +203,7 @@ async fn renew(shared: &Arc<Shared>, limit: Duration) -> Result<Renewed, String>
             lease = record::in_time(api.get(&shared.config.lease)).await?;
             let record = record::parse(&lease)?;
             if !holds(&record, &data_id) {
-                return Ok(Renewed::Other(record));
+                return Ok(Renewed::Other(Box::new(record)));
             }
         }
         let candidates = record.candidates.clone();

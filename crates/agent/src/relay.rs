@@ -206,8 +206,10 @@ pub(crate) async fn replay(shared: Arc<Shared>) -> Result<Outcome, Refusal> {
     session.run(name, CHANGE_LIMIT, &set_packet(packet)).await.map_err(|e| statement(&e))?;
     // Also after a failure: what was applied is applied.
     let server = crate::state::ask(&shared, &mut session).await.map_err(|e| statement(&e))?;
-    session.set_slave_position(&applied(&server)).await.map_err(|e| statement(&e))?;
-    crate::state::count_anew(&shared);
+    {
+        let _moving = crate::state::moving(&shared);
+        session.set_slave_position(&applied(&server)).await.map_err(|e| statement(&e))?;
+    }
     seen(&shared, &mut session).await;
     match result {
         Ok(Ok(transactions)) => {

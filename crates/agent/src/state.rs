@@ -77,6 +77,21 @@ pub(crate) fn count_anew(shared: &Shared) {
     lock(&shared.reception).begin_anew();
 }
 
+/// Its position is set on purpose until this is dropped.
+pub(crate) struct Moving<'a>(&'a Shared);
+
+/// From here on.
+pub(crate) fn moving(shared: &Shared) -> Moving<'_> {
+    lock(&shared.reception).hold();
+    Moving(shared)
+}
+
+impl Drop for Moving<'_> {
+    fn drop(&mut self) {
+        count_anew(self.0);
+    }
+}
+
 /// Other data: nothing that was seen of the former one is true of it.
 pub(crate) fn forget_reception(shared: &Shared) {
     *lock(&shared.reception) = sql::Reception::default();

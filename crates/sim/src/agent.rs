@@ -147,7 +147,13 @@ impl World {
             return refuse("no server that answers");
         }
         let mutant = self.settings.mutant;
+        if matches!(command.action, Action::Fence) && !self.take_part(n) {
+            return refuse("it confirmed the primary");
+        }
         if matches!(command.action, Action::OpenForWrites { .. }) {
+            if !self.begin_time(n) {
+                return refuse("the record cannot be renewed");
+            }
             self.forget_relay_log(n)?;
         }
         let member = &mut self.members[n];
@@ -365,6 +371,7 @@ impl World {
         self.look_at_awaits(n);
         self.resume(n)?;
         self.mind_the_record(n);
+        self.mind_the_clock(n)?;
         // Sessions wait although an acker is connected: a marker of its own makes it acknowledge again.
         let lost = self.members[n].disk.waiting > 0
             && self.members[n].process.as_ref().is_some_and(|p| p.answers() && p.waits && !p.connected.is_empty());
@@ -405,6 +412,7 @@ impl World {
             self.trace(*entry, || format!("in the copy that db-{n} got from db-{donor}"));
         }
         let accepted = self.members[n].disk.accepted;
+        let saved = std::mem::take(&mut self.members[n].disk.saved);
         let position = from.content.last().copied();
         self.disconnect(n);
         let member = &mut self.members[n];
@@ -415,6 +423,7 @@ impl World {
             content: from.content,
             locked: from.locked,
             accepted,
+            saved,
             ..Disk::default()
         };
         (member.fence, member.marker) = (None, None);
@@ -452,6 +461,10 @@ impl World {
                 let member = &mut self.members[n];
                 member.resumes = None;
                 member.disk.source = None;
+                if !self.begin_time(n) {
+                    return Ok(());
+                }
+                let member = &mut self.members[n];
                 if strict && record.ackers.is_empty() {
                     return Ok(()); // Its commits would wait, and copies of it with them.
                 }

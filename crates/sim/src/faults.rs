@@ -157,6 +157,8 @@ impl World {
         member.life += 1;
         (member.fence, member.marker, member.cloning) = (None, None, None);
         member.locks_stamp = topology::Stamp::default();
+        self.forget_time(n);
+        let member = &mut self.members[n];
         for wait in std::mem::take(&mut member.awaits) {
             self.reply(wait.operator, n, wait.command, Err("the connection broke".to_owned()), true);
         }

@@ -28,6 +28,8 @@ pub enum Law {
     PersonAskedRightly,
     /// Without a promise: what was lost is told.
     LossTold,
+    /// Without a promise: two members never take writes at one moment.
+    OneAtATime,
 }
 
 impl fmt::Display for Law {
@@ -42,6 +44,7 @@ impl fmt::Display for Law {
             Self::Equal => "members are equal when all is well",
             Self::PersonAskedRightly => "a person is asked only where data is lost",
             Self::LossTold => "what may be lost is told",
+            Self::OneAtATime => "one member at a time takes writes",
         })
     }
 }
@@ -249,9 +252,11 @@ impl World {
                 disk.content.iter().any(|e| e.server_id == entry.server_id && e.sequence >= entry.sequence)
             };
             let known = primary.is_some_and(|primary| primary.holds(entry) || !promises && used_again(primary));
-            let saved = own
-                .saved
+            // By whomever: what was saved stays on the volume, and a copy has no binary log of what came with it.
+            let saved = self
+                .members
                 .iter()
+                .flat_map(|member| &member.disk.saved)
                 .any(|e| e.server_id == entry.server_id && e.known < entry.sequence && entry.sequence <= e.last);
             if !known && !saved {
                 let how = format!("{entry} of db-{n} was neither on the primary nor saved");

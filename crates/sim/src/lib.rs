@@ -2,6 +2,7 @@
 //! and time, with random faults from a seed. A run that breaks a law prints its story and is played again by its seed.
 
 mod agent;
+mod clock;
 mod faults;
 mod heal;
 mod laws;

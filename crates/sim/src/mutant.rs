@@ -1,5 +1,7 @@
 //! Ways to break what is decided or carried out. Each must be caught.
 
+use topology::intent::Durability;
+
 use crate::laws::Law;
 use crate::world::{More, Settings};
 
@@ -34,6 +36,12 @@ pub enum Mutant {
     FollowOnce,
     /// Relay logs that a start of replication throws away are not kept aside.
     KeepNothingAside,
+    /// Without a promise: the record is taken from a primary that nobody hears before its time is up.
+    TakeAtOnce,
+    /// Without a promise: a primary that nobody confirms stays open.
+    NeverClose,
+    /// Without a promise: whoever confirmed a primary takes over from it all the same.
+    ConfirmAndTakePart,
 }
 
 impl Mutant {
@@ -62,6 +70,7 @@ impl Mutant {
             Mutant::SkipOwnEvents => &[Law::Equal],
             Mutant::FollowOnce => &[Law::Healthy],
             Mutant::KeepNothingAside => &[Law::NeverTheLastCopy],
+            Mutant::TakeAtOnce | Mutant::NeverClose | Mutant::ConfirmAndTakePart => &[Law::OneAtATime],
         }
     }
 
@@ -74,11 +83,18 @@ impl Mutant {
             Mutant::NoCompare | Mutant::NoCompareAndSwap => Some(More::OperatorStopped),
             _ => None,
         };
-        Settings { mutant: Some(self), more, ..crate::settings(seed) }
+        let usual = crate::settings(seed);
+        let durability = match self {
+            Mutant::TakeAtOnce | Mutant::NeverClose | Mutant::ConfirmAndTakePart => {
+                Durability::Available { semi_sync: seed.is_multiple_of(2) }
+            }
+            _ => usual.durability,
+        };
+        Settings { mutant: Some(self), more, durability, ..usual }
     }
 
     /// All of them.
-    pub const ALL: [Mutant; 14] = [
+    pub const ALL: [Mutant; 17] = [
         Mutant::SkipDrain,
         Mutant::ForgetEpoch,
         Mutant::ResetMaster,
@@ -93,5 +109,8 @@ impl Mutant {
         Mutant::SkipOwnEvents,
         Mutant::FollowOnce,
         Mutant::KeepNothingAside,
+        Mutant::TakeAtOnce,
+        Mutant::NeverClose,
+        Mutant::ConfirmAndTakePart,
     ];
 }

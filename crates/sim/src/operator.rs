@@ -23,6 +23,8 @@ pub(crate) struct Operator {
     pub(crate) id: u64,
     pub(crate) alive: bool,
     kept: Option<(Record, u64)>,
+    /// When the record was last seen to be written by somebody else.
+    renewed: Time,
     course: Course,
     memories: BTreeMap<MemberName, Memory>,
     heard: BTreeMap<MemberName, (Heard, Time)>,
@@ -52,6 +54,7 @@ impl Operator {
             id,
             alive: true,
             kept: None,
+            renewed: Time::default(),
             course: Course::default(),
             memories: BTreeMap::new(),
             heard: BTreeMap::new(),
@@ -102,6 +105,11 @@ impl World {
             return Ok(());
         }
         let lease = (self.lease.record.clone(), self.lease.version);
+        // The watch shows what others write.
+        if self.limited() && self.operators[i].kept.as_ref().is_none_or(|(_, known)| *known != lease.1) {
+            self.operators[i].kept = None;
+            self.operators[i].renewed = self.now;
+        }
         let (record, version) = self.operators[i].kept.get_or_insert(lease).clone();
         let observation = self.observe(i);
         let believed = self.believed(&record);
@@ -240,6 +248,10 @@ impl World {
     fn observe(&mut self, i: usize) -> Observation {
         let now = self.now;
         let draw = self.rng.random();
+        let renewed = match self.settings.mutant {
+            Some(Mutant::TakeAtOnce) => Time::default(),
+            _ => self.operators[i].renewed,
+        };
         let ups: Vec<bool> = self.members.iter().map(|member| member.up).collect();
         let names: Vec<MemberName> = self.members.iter().map(|member| member.name.clone()).collect();
         let operator = &mut self.operators[i];
@@ -261,7 +273,7 @@ impl World {
             let pod = if up { Pod::Running } else { Pod::Absent };
             members.insert(name, Seen { pod, claim: Claim::Bound, agent, memory: memory.clone() });
         }
-        Observation { members, idle_claims: Vec::new(), draw, course: operator.course.clone(), renewed: self.now }
+        Observation { members, idle_claims: Vec::new(), draw, course: operator.course.clone(), renewed }
     }
 
     /// The record as the core is told it: broken on purpose by one mutant.

@@ -10,6 +10,7 @@ use topology::intent::{Durability, Failover, Intent, MemberIntent, Recovery, Rep
 use topology::member::{DataId, Fence, MemberName};
 use topology::{Command, Record, Stamp, Time};
 
+use crate::clock::Clock;
 use crate::laws::Violation;
 use crate::mutant::Mutant;
 use crate::operator::Operator;
@@ -181,6 +182,7 @@ pub(crate) struct Member {
     pub(crate) claims_saved: Vec<topology::history::Errant>,
     /// Its own start, to be opened when it answers.
     pub(crate) resumes: Option<Record>,
+    pub(crate) clock: Clock,
 }
 
 /// The record and its version.
@@ -293,6 +295,7 @@ impl World {
                 idle_since: Time(1_000_000),
                 claims_saved: Vec::new(),
                 resumes: None,
+                clock: Clock::default(),
             })
             .collect();
         Self {
@@ -380,6 +383,8 @@ impl World {
         }
         if self.settings.durability.promises() {
             self.check_former_primaries()?;
+        } else {
+            self.check_one_at_a_time()?;
         }
         self.operators.retain(|operator| operator.alive);
         if self.operators.is_empty() {

@@ -21,11 +21,16 @@ pub(crate) struct Passages {
     latest: Option<Standing>,
     rest: Option<(Standing, u64)>,
     pub(crate) passed_over: u64,
+    /// Positions are being set on purpose: nothing that is seen meanwhile counts.
+    held: bool,
 }
 
 impl Passages {
     /// Takes in how it stands. `true`: it is at rest somewhere new, and its SQL thread should be [noted](Self::rest).
     pub(crate) fn note(&mut self, standing: Standing, idle: bool) -> bool {
+        if self.held {
+            return false;
+        }
         let again = idle && self.latest.as_ref() == Some(&standing);
         let new = self.rest.as_ref().is_none_or(|(rest, _)| *rest != standing);
         self.latest = Some(standing);
@@ -51,8 +56,14 @@ impl Passages {
         self.rest = Some((now, thread));
     }
 
-    /// Positions are set on purpose, or the server is another one: what was seen before says nothing any more.
+    /// Positions are about to be set on purpose; until [`forget`](Self::forget) nothing is taken in.
+    pub(crate) fn hold(&mut self) {
+        self.held = true;
+    }
+
+    /// Positions were set on purpose, or the server is another one: what was seen before says nothing any more.
     pub(crate) fn forget(&mut self) {
+        self.held = false;
         self.latest = None;
         self.rest = None;
     }
@@ -81,6 +92,19 @@ mod tests {
         assert_eq!(at(&mut passages, "0-1-180,3-1-500", 116, 9), 0, "a new domain");
         assert_eq!(at(&mut passages, "0-1-190,3-1-500", 121, 10), 5);
         assert_eq!(at(&mut passages, "0-1-191,3-1-500", 122, 11), 5, "it stays so");
+    }
+
+    #[test]
+    fn what_is_set_on_purpose_is_not_passed_over() {
+        let mut passages = Passages::default();
+        at(&mut passages, "0-1-100", 40, 7);
+        passages.hold();
+        // Started anew, already at rest, while whoever does it has not heard of it yet.
+        assert_eq!(at(&mut passages, "0-1-104", 40, 8), 0);
+        passages.forget();
+        assert_eq!(at(&mut passages, "0-1-104", 40, 8), 0);
+        assert_eq!(at(&mut passages, "0-1-106", 42, 9), 0);
+        assert_eq!(at(&mut passages, "0-1-109", 43, 10), 2);
     }
 
     #[test]

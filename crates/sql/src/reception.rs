@@ -17,7 +17,12 @@ pub struct Reception {
 }
 
 impl Reception {
-    /// The server was started anew, or its position is set on purpose.
+    /// Its position is about to be set on purpose: until [`begin_anew`](Self::begin_anew) nothing is concluded from it.
+    pub fn hold(&mut self) {
+        self.passages.hold();
+    }
+
+    /// The server was started anew, or its position was set on purpose.
     pub fn begin_anew(&mut self) {
         self.passages.forget();
     }

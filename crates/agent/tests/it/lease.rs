@@ -81,7 +81,7 @@ fn a_primary_stays_while_all_candidates_confirm() {
 }
 
 fn a_primary_that_is_not_in_the_record_is_not_opened() {
-    let (mut lab, leases) = limited("stale");
+    let (lab, leases) = limited("stale");
     lab.decided(&leases, &record(1, 2, &[]));
     lab.eventually(0, LIMIT, |state| !is_open(state));
     lab.decided(&leases, &record(1, 3, &[]));

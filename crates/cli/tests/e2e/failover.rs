@@ -60,7 +60,7 @@ pub(crate) fn await_safe(cluster: &Cluster, namespace: &str, root: &str) -> Resu
 /// The last change of primary that was written down.
 fn last_change(cluster: &Cluster, namespace: &str, root: &str) -> Result<Value, Failure> {
     let mut changes = cluster.list(namespace, "primarychanges", &format!("k8s.mariadb.com/topology={root}"))?;
-    changes.sort_by_key(|change| change["began"].as_str().unwrap_or_default().to_owned());
+    changes.sort_by_key(|change| change["ended"].as_str().unwrap_or_default().to_owned());
     changes.pop().ok_or_else(|| "no change is written down".to_owned())
 }
 
