@@ -110,7 +110,9 @@ pub(crate) async fn begin(shared: &Arc<Shared>) -> Result<(), Refusal> {
     let asked = Instant::now();
     match tokio::time::timeout(limit / 6, renew(shared, limit)).await {
         Ok(Ok(Renewed::Mine)) => {
-            shared.time.lock().proven = Some(asked);
+            let mut times = shared.time.lock();
+            // Opened again: whoever closes it from now on means it.
+            (times.proven, times.lapsed) = (Some(asked), None);
             Ok(())
         }
         Ok(Ok(Renewed::Other(_))) => Err(not_possible("the record does not name this data as the holder")),

@@ -65,7 +65,11 @@ impl World {
 
     /// Before a server is opened. `false`: it must not be.
     pub(crate) fn begin_time(&mut self, n: usize) -> bool {
-        !self.limited() || self.renew(n) == Some(true)
+        if !self.limited() {
+            return true;
+        }
+        self.members[n].clock.lapsed = None;
+        self.renew(n) == Some(true)
     }
 
     /// Told to take part in a failover. `false`: it confirmed to a primary that it does not.
@@ -96,6 +100,13 @@ impl World {
     /// An agent that was started again does not know what the one before it confirmed.
     pub(crate) fn forget_time(&mut self, n: usize) {
         self.members[n].clock = Clock { lent: self.now.after(self.limit()), ..Clock::default() };
+    }
+
+    /// Time goes by in which nothing else happens than that primaries are confirmed.
+    pub(crate) fn confirm_all(&mut self) {
+        for member in &mut self.members {
+            member.clock.proven = self.now;
+        }
     }
 
     /// An agent's step.

@@ -34,6 +34,7 @@ impl World {
             if pass > 600 && pass % 100 == 0 {
                 // What waits for minutes (too many changes, patience with re-seeding) gets them.
                 self.now = self.now.after(Duration::from_secs(120));
+                self.confirm_all();
             }
             let asked = self.asked();
             asked_for = if asked.is_some() { asked_for + 1 } else { 0 };

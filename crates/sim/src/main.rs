@@ -1,16 +1,17 @@
-//! `sim [--runs N] [--seed S] [--mutant NAME]`: N runs from seed S on; one run, with its story, where only the seed is given.
+//! `sim [--runs N] [--seed S] [--mutant NAME] [--durability NAME]`: N runs from seed S on; one run, with its story, where only the seed is given.
 //! `sim model ...`: the protocol, checked exhaustively.
 
 use std::process::ExitCode;
 
 use sim::Mutant;
 use sim::model::{self, Bounds};
+use topology::intent::Durability;
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("model") {
         return model(std::env::args().skip(2));
     }
-    let (mut runs, mut seed, mut mutant) = (None, None, None::<Mutant>);
+    let (mut runs, mut seed, mut mutant, mut durability) = (None, None, None::<Mutant>, None::<String>);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let value = words.next().unwrap_or_default();
@@ -21,13 +22,26 @@ fn main() -> ExitCode {
                 mutant = Mutant::ALL.into_iter().find(|mutant| format!("{mutant:?}") == value);
                 mutant.is_some()
             }
+            "--durability" => {
+                durability = ["Strict", "Safe", "Available"].contains(&value.as_str()).then_some(value);
+                durability.is_some()
+            }
             _ => false,
         };
         if !understood {
             return usage();
         }
     }
-    let settings = |seed| mutant.map_or_else(|| sim::settings(seed), |mutant| mutant.settings(seed));
+    let settings = |seed: u64| {
+        let settings = mutant.map_or_else(|| sim::settings(seed), |mutant| mutant.settings(seed));
+        let durability = match durability.as_deref() {
+            Some("Strict") => Durability::Strict,
+            Some("Safe") => Durability::Safe,
+            Some(_) => Durability::Available { semi_sync: seed.is_multiple_of(2) },
+            None => settings.durability,
+        };
+        sim::Settings { durability, ..settings }
+    };
     if let (Some(seed), None) = (seed, runs) {
         let (story, violation) = sim::tell(&settings(seed));
         println!("{story}");
@@ -96,7 +110,7 @@ fn model(mut words: impl Iterator<Item = String>) -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("usage: sim [--runs N] [--seed S] [--mutant NAME]");
+    eprintln!("usage: sim [--runs N] [--seed S] [--mutant NAME] [--durability Strict|Safe|Available]");
     eprintln!("       sim model [--transactions N] [--crashes N] [--changes N] [--decisions N] [--mutant NAME|all]");
     ExitCode::from(2)
 }
