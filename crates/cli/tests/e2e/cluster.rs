@@ -318,7 +318,6 @@ impl Cluster {
                 "-o",
                 "jsonpath={range .items[*]}{.metadata.name}: {.status}{\"\\n\"}{end}",
             ],
-            &["logs", "deployment/mariadb-operator", "-n", "mariadb-operator", "--tail=40"],
         ] {
             let output = self.command(args).output();
             text.push_str(&format!("$ kubectl {}\n", args.join(" ")));
@@ -327,8 +326,27 @@ impl Cluster {
                 text.push_str(&String::from_utf8_lossy(&output.stderr));
             }
         }
+        let logs = self.kubectl(&["logs", "deployment/mariadb-operator", "-n", "mariadb-operator", "--tail=1000"]);
+        let ours = format!("namespace=\"{namespace}\"");
+        text.push_str(&last("the operator's log", 60, &logs.unwrap_or_default(), |line| line.contains(&ours)));
+        let pods = self.kubectl(&["get", "pods", "-n", namespace, "-o", "name"]).unwrap_or_default();
+        for pod in pods.lines() {
+            let log = self.kubectl(&["logs", pod, "-n", namespace, "-c", "mariadb", "--tail=400"]).unwrap_or_default();
+            text.push_str(&last(pod, 40, &log, |line| !line.contains("Aborted connection")));
+            let sql = "SHOW FULL PROCESSLIST; SHOW SLAVE STATUS\\G";
+            let ask = format!("timeout 5 mariadb -u root -p\"$MARIADB_ROOT_PASSWORD\" -e '{sql}'");
+            let answer = self.kubectl(&["exec", pod, "-n", namespace, "-c", "mariadb", "--", "sh", "-c", &ask]);
+            text.push_str(&answer.unwrap_or_else(|failure| failure));
+        }
         text
     }
+}
+
+/// The last of these lines.
+fn last(of: &str, count: usize, text: &str, wanted: impl Fn(&str) -> bool) -> String {
+    let lines: Vec<&str> = text.lines().filter(|line| wanted(line)).collect();
+    let from = lines.len().saturating_sub(count);
+    format!("-- {of}, the last lines\n{}\n", lines[from..].join("\n"))
 }
 
 impl Drop for Cluster {

@@ -106,7 +106,7 @@ fn trial(cluster: &Arc<Cluster>, turns: &Arc<Turns>, name: &'static str, scenari
         };
         let clean_up = || {
             if std::env::var_os("E2E_KEEP").is_none() {
-                let _ = cluster.kubectl(&["delete", "namespace", &namespace, "--timeout=60s"]);
+                let _ = cluster.kubectl(&["delete", "namespace", &namespace, "--timeout=180s"]);
             }
         };
         let run = || {
