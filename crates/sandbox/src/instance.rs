@@ -7,6 +7,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use rustix::process::{Pid, Signal};
 
 use crate::network;
 use crate::node::mount::unmount_below;
-use crate::paths::Paths;
+use crate::paths::{self, Paths};
 
 /// What is wrong with the directory or the process in it.
 #[derive(Debug, thiserror::Error)]
@@ -128,8 +129,19 @@ impl Instance {
     }
 }
 
+/// Waits until no other sandbox of this machine is starting, and keeps others waiting until it is dropped: free ranges of
+/// addresses and ports are found by looking at what is in use, and two that look at once find the same.
+pub fn one_start_at_a_time() -> Result<File, InstanceError> {
+    let dir = Path::new(paths::ALL_RUNS);
+    std::fs::create_dir_all(dir).map_err(io(paths::ALL_RUNS))?;
+    let path = dir.join("starting");
+    let lock = File::create(&path).map_err(io(path.display().to_string()))?;
+    flock(&lock, FlockOperation::LockExclusive).map_err(|e| io(path.display().to_string())(e.into()))?;
+    Ok(lock)
+}
+
 fn is_alive(process: i32) -> bool {
-    process > 0 && std::path::Path::new(&format!("/proc/{process}/exe")).exists()
+    process > 0 && Path::new(&format!("/proc/{process}/exe")).exists()
 }
 
 /// What the janitor does: waits for the end of its input, and then removes everything that the sandbox made outside of

@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+/// What must vanish with a sandbox lies in folders below this one.
+pub(crate) const ALL_RUNS: &str = "/run/mariadb-operator-sandbox";
+
 /// The path without symbolic links, also of a folder that is not there yet: its name must not change when it is made.
 fn real(path: &Path) -> PathBuf {
     match (path.canonicalize(), path.parent(), path.file_name()) {
@@ -86,7 +89,7 @@ impl Paths {
 
     /// Sockets, runc's state, bundles.
     pub fn run(&self) -> PathBuf {
-        Path::new("/run/mariadb-operator-sandbox").join(&self.id)
+        Path::new(ALL_RUNS).join(&self.id)
     }
 
     /// The socket for fault switches.

@@ -117,7 +117,9 @@ impl Sandbox {
         for dir in [paths.volumes(), paths.pods(), paths.run()] {
             std::fs::create_dir_all(&dir).map_err(io(&dir))?;
         }
+        let starting = instance::one_start_at_a_time().map_err(SandboxError::Instance)?;
         let settings = Settings::load_or_choose(&paths.settings(), node_count).map_err(SandboxError::Settings)?;
+        settings.check_range(&paths.host_interface()).map_err(SandboxError::Settings)?;
         let addresses = settings.addresses();
         let node_addresses = nodes(addresses, settings.nodes);
         let network = Network::create(&paths, addresses, node_addresses.values().copied()).await;
@@ -143,6 +145,7 @@ impl Sandbox {
         let mut tasks = JoinSet::new();
         let streams = Streams::new(pods.clone());
         server.serve(&network, streams, gate, &mut tasks).await.map_err(SandboxError::Api)?;
+        drop(starting);
         server.write_kubeconfig(&paths.kubeconfig()).map_err(SandboxError::Api)?;
         register(&client, addresses, settings.nodes).await.map_err(|e| SandboxError::Register(Box::new(e)))?;
         tasks.spawn(heartbeat::run(client.clone(), Arc::clone(&links), node_addresses, pace));

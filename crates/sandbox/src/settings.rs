@@ -34,6 +34,17 @@ pub enum SettingsError {
     /// Every range is taken.
     #[error("no free address range 10.N.0.0/15 on this machine: every one from 10.64 to 10.191 has a route")]
     NoRange,
+    /// The range that this sandbox chose once belongs to something else now.
+    #[error(
+        "the addresses of this sandbox, 10.{network}.0.0/15, are routed to {interface} on this machine, perhaps by another sandbox: \
+         stop that one first, or begin anew with `kubectl mariadb sandbox reset`"
+    )]
+    RangeTaken {
+        /// Second number of the range.
+        network: u8,
+        /// Who has it.
+        interface: String,
+    },
 }
 
 /// The address plan inside 10.N.0.0/15: 10.N for pods, 10.(N+1) for services.
@@ -130,6 +141,15 @@ impl Settings {
         Ok(settings)
     }
 
+    /// Whether nobody else has taken the range while the sandbox was away. `own` is the interface that its last run may have left.
+    pub(crate) fn check_range(&self, own: &str) -> Result<(), SettingsError> {
+        let network = self.network;
+        match interface_of(&routes(), network).filter(|interface| interface != own) {
+            Some(interface) => Err(SettingsError::RangeTaken { network, interface }),
+            None => Ok(()),
+        }
+    }
+
     /// Writes the file in one step.
     pub fn write(&self, path: &Path) -> Result<(), SettingsError> {
         let failed = |reason: String| SettingsError::File { path: path.to_owned(), reason };
@@ -150,26 +170,28 @@ pub fn free_port() -> Result<u16, SettingsError> {
     listener.local_addr().map(|a| a.port()).map_err(SettingsError::Port)
 }
 
+fn routes() -> String {
+    std::fs::read_to_string("/proc/net/route").unwrap_or_default()
+}
+
 fn free_network() -> Result<u8, SettingsError> {
-    let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let routes = routes();
     let start = rand::random_range(0..64u8);
     (0..64u8)
         .map(|i| 64 + 2 * ((start + i) % 64))
-        .find(|network| !is_routed(&routes, *network))
+        .find(|network| interface_of(&routes, *network).is_none())
         .ok_or(SettingsError::NoRange)
 }
 
-/// Whether any route of the table (other than the default route) overlaps 10.N.0.0/15.
-fn is_routed(table: &str, network: u8) -> bool {
+/// The interface of a route of the table (other than the default route) that overlaps 10.N.0.0/15.
+fn interface_of(table: &str, network: u8) -> Option<String> {
     let wanted = u32::from(Ipv4Addr::new(10, network, 0, 0));
-    table.lines().skip(1).any(|line| {
+    table.lines().skip(1).find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let number = |i: usize| fields.get(i).and_then(|f| u32::from_str_radix(f, 16).ok()).map(u32::swap_bytes);
-        let (Some(destination), Some(mask)) = (number(1), number(7)) else { return false };
-        mask != 0 && {
-            let common = mask & 0xfffe_0000;
-            destination & common == wanted & common
-        }
+        let (destination, mask) = (number(1)?, number(7)?);
+        let common = mask & 0xfffe_0000;
+        (mask != 0 && destination & common == wanted & common).then(|| fields[0].to_owned())
     })
 }
 
@@ -182,9 +204,9 @@ mod tests {
         let table = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n\
                      eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\n\
                      eth0\t0000640A\t00000000\t0001\t0\t0\t0\t0000FFFF\n";
-        assert!(is_routed(table, 100));
-        assert!(!is_routed(table, 102));
-        assert!(is_routed("h\nx\t0000000A\t0\t1\t0\t0\t0\t000000FF\n", 77));
+        assert_eq!(interface_of(table, 100).as_deref(), Some("eth0"));
+        assert_eq!(interface_of(table, 102), None);
+        assert_eq!(interface_of("h\nx\t0000000A\t0\t1\t0\t0\t0\t000000FF\n", 77).as_deref(), Some("x"));
     }
 
     #[test]

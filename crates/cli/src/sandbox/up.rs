@@ -115,8 +115,9 @@ fn detach(paths: &Paths, arguments: &UpArguments) -> anyhow::Result<()> {
         if let Some(status) = child.try_wait()? {
             let text = std::fs::read(paths.log()).unwrap_or_default();
             let tail = String::from_utf8_lossy(&text[(begin as usize).min(text.len())..]).into_owned();
-            let reason = tail.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or_default();
-            bail!("the sandbox did not start ({status}): {}", reason.trim_start_matches("Error: "));
+            // All of it: a tool's own words may take several lines.
+            let reason = tail.rsplit_once("Error: ").map_or(tail.as_str(), |(_, reason)| reason);
+            bail!("the sandbox did not start ({status}): {}", reason.trim());
         }
         if Instant::now() > deadline {
             let _ = child.kill();

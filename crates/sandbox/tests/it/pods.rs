@@ -37,6 +37,7 @@ impl Machine {
         let dir = std::env::temp_dir().join(format!("sandbox-it-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("folder");
         let paths = Paths::new(&dir).expect("paths");
+        let _starting = sandbox::instance::one_start_at_a_time().expect("a turn");
         let settings = Settings::load_or_choose(&paths.settings(), None).expect("settings");
         let network = Arc::new(
             Network::create(&paths, settings.addresses(), [settings.addresses().node(0)]).await.expect("network"),
