@@ -1,31 +1,23 @@
-//! How long writes are down, as clients see it: `make bench`, not a test.
-//!
-//! Clients connect through the primary's service, insert row by row, and connect anew every 10 ms after a failure, with limits of 200 ms
-//! for a connection and for an answer. What is measured is the longest time between two acknowledged writes of one client.
+//! How long writes are down, as clients see it, and whether anything that was acknowledged is missing afterwards: `make bench`, not a
+//! test.
 
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+mod clients;
+mod losses;
+
 use std::time::{Duration, Instant};
 
-use mysql_async::prelude::Queryable as _;
-use mysql_async::{Conn, Opts, OptsBuilder};
 use serde_json::Value;
 
-use super::chaos::Entry;
+use super::chaos::BROKEN;
 use super::cluster::{Cluster, Failure, say};
 use super::failover::{kill_server, primary};
 use super::replication::replicated;
+use clients::Clients;
 
 /// The variable that asks for it: how often each event is caused.
 const ROUNDS: &str = "OUTAGE_ROUNDS";
 /// Only events that have this in their name.
 const ONLY: &str = "OUTAGE_ONLY";
-const LIMIT: Duration = Duration::from_millis(200);
-const RECONNECT: Duration = Duration::from_millis(10);
-const WRITERS: usize = 4;
-/// Light load.
-const PAUSE: Duration = Duration::from_millis(20);
 /// Failovers that the operator makes before it asks for a person.
 const MOST_FAILOVERS: usize = 3;
 const MINUTE: Duration = Duration::from_secs(60);
@@ -33,10 +25,16 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// Nothing, unless it is asked for.
 pub(crate) fn scenarios() -> &'static [(&'static str, super::Scenario)] {
     if std::env::var_os(ROUNDS).is_some() {
-        &[("outage::two_replicas", two_replicas), ("outage::the_only_replica", the_only_replica)]
+        &[("outage::of_two_replicas", of_two_replicas), ("outage::of_the_only_replica", of_the_only_replica)]
     } else {
-        &[]
+        losses::scenarios()
     }
+}
+
+/// A number from the environment.
+fn number(variable: &str) -> Result<usize, Failure> {
+    let text = std::env::var(variable).map_err(|_| format!("{variable} is not set"))?;
+    text.parse().map_err(|e| format!("{variable}={text}: {e}"))
 }
 
 /// Something done to a pod: cluster, namespace, pod.
@@ -152,48 +150,89 @@ const OF_ONE: &[Event] = &[
     },
 ];
 
-fn two_replicas(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
+fn of_two_replicas(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
     measure(cluster, namespace, 3, OF_TWO)
 }
 
-fn the_only_replica(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
+fn of_the_only_replica(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
     measure(cluster, namespace, 2, OF_ONE)
 }
 
-fn measure(cluster: &Cluster, namespace: &str, members: u32, events: &[Event]) -> Result<(), Failure> {
-    let rounds: usize =
-        std::env::var(ROUNDS).ok().and_then(|text| text.parse().ok()).ok_or("OUTAGE_ROUNDS is no number")?;
-    // Rounds follow each other faster than bad days do: mere suspicion must count again at once.
-    let manifest = replicated("db", members);
-    let enabled = "replication:\n    enabled: true\n";
-    if !manifest.contains(enabled) {
-        return Err(format!("where is its replication?\n{manifest}"));
+/// A topology and its clients.
+struct Bench<'a> {
+    cluster: &'a Cluster,
+    namespace: &'a str,
+    members: u32,
+    clients: Clients,
+    /// Primaries that were made to fail, so far.
+    failovers: usize,
+}
+
+impl<'a> Bench<'a> {
+    fn start(cluster: &'a Cluster, namespace: &'a str, members: u32, replication: &str) -> Result<Self, Failure> {
+        let manifest = replicated("db", members);
+        let enabled = "replication:\n    enabled: true\n";
+        if !manifest.contains(enabled) {
+            return Err(format!("where is its replication?\n{manifest}"));
+        }
+        // Rounds follow each other faster than bad days do: mere suspicion must count again at once.
+        let more = format!("{enabled}    failover:\n      cooldown: 1s\n{replication}");
+        cluster.apply(namespace, &manifest.replace(enabled, &more))?;
+        cluster.await_healthy(namespace, "db", 2 * MINUTE)?;
+        cluster.sql(namespace, &primary(cluster, namespace, "db")?, clients::PREPARE)?;
+        let clients = Clients::start(cluster, namespace)?;
+        Ok(Self { cluster, namespace, members, clients, failovers: 0 })
     }
-    cluster.apply(namespace, &manifest.replace(enabled, &format!("{enabled}    failover:\n      cooldown: 1s\n")))?;
-    cluster.await_healthy(namespace, "db", 2 * MINUTE)?;
-    cluster.sql(
-        namespace,
-        &primary(cluster, namespace, "db")?,
-        "CREATE DATABASE outage; CREATE TABLE outage.written (client INT, sequence INT, PRIMARY KEY (client, sequence)); \
-         CREATE USER outage@'%' IDENTIFIED BY 'outage-of-the-bench'; GRANT ALL ON outage.* TO outage@'%'",
-    )?;
-    let Entry::Address(service) = Entry::of(cluster, namespace, "db-primary")? else {
-        return Err("outages are measured in the sandbox only: elsewhere a client's way in takes longer than they do"
-            .to_owned());
-    };
-    let clients = Clients::start(service)?;
+
+    /// Waits until all is well, and is the operator's first failover again after each [`MOST_FAILOVERS`]. Returns the primary.
+    fn next_round(&mut self) -> Result<String, Failure> {
+        self.well()?;
+        if self.failovers.is_multiple_of(MOST_FAILOVERS) {
+            restart_operator(self.cluster)?;
+            self.well()?;
+        }
+        self.failovers += 1;
+        std::thread::sleep(Duration::from_secs(1));
+        primary(self.cluster, self.namespace, "db")
+    }
+
+    /// Healthy, and a failover would lose nothing.
+    fn well(&self) -> Result<(), Failure> {
+        self.cluster.await_healthy(self.namespace, "db", 3 * MINUTE)?;
+        self.cluster.await_condition(self.namespace, "db", ("SafeToFailover", "True", ""), MINUTE)
+    }
+
+    /// Ends the clients, and says what of theirs is missing.
+    fn finish(self, after: &str) -> Result<(), Failure> {
+        self.well()?;
+        let (cluster, namespace) = (self.cluster, self.namespace);
+        let acknowledged = self.clients.finish();
+        let mut missing = 0;
+        for pod in (0..self.members).map(|n| format!("db-{n}")) {
+            let there = clients::written(cluster, namespace, &pod)?;
+            let lost: Vec<_> = acknowledged.difference(&there).collect();
+            if let Some(first) = lost.first() {
+                say(&format!("{pod} lacks {} acknowledged rows, {first:?} among them", lost.len()));
+            }
+            missing = missing.max(lost.len());
+        }
+        say(&format!(
+            "bench: | acknowledged transactions lost in {after} | 0 | {missing} | of {}, looked for on each member |",
+            acknowledged.len()
+        ));
+        if missing > 0 { Err(format!("{BROKEN}: {missing} acknowledged rows are missing")) } else { Ok(()) }
+    }
+}
+
+fn measure(cluster: &Cluster, namespace: &str, members: u32, events: &[Event]) -> Result<(), Failure> {
+    let rounds = number(ROUNDS)?;
+    let mut bench = Bench::start(cluster, namespace, members, "")?;
     let mut rows = Vec::new();
     let only = std::env::var(ONLY).unwrap_or_default();
     for event in events.iter().filter(|event| event.what.contains(&only)) {
         let (mut outages, mut equal, mut phases) = (Vec::new(), Vec::new(), Vec::new());
-        for round in 0..rounds {
-            well(cluster, namespace)?;
-            if round % MOST_FAILOVERS == 0 {
-                restart_operator(cluster)?;
-                well(cluster, namespace)?;
-            }
-            std::thread::sleep(Duration::from_secs(1));
-            let holder = primary(cluster, namespace, "db")?;
+        for _ in 0..rounds {
+            let holder = bench.next_round()?;
             let pod = match event.of {
                 Whom::Primary => holder.clone(),
                 Whom::Replica => {
@@ -210,9 +249,9 @@ fn measure(cluster: &Cluster, namespace: &str, members: u32, events: &[Event]) -
                 std::thread::sleep(Duration::from_secs(2));
             }
             let since = if event.undo.is_some() { Instant::now() } else { caused };
-            well(cluster, namespace)?;
+            bench.well()?;
             equal.push(since.elapsed());
-            outages.push(clients.longest_gap(from));
+            outages.push(bench.clients.longest_gap(from));
             if event.of == Whom::Primary {
                 phases.push(last_change(cluster, namespace)?);
             }
@@ -231,14 +270,7 @@ fn measure(cluster: &Cluster, namespace: &str, members: u32, events: &[Event]) -
         ));
         say(rows.last().map_or("", String::as_str));
     }
-    let acknowledged = clients.finish();
-    let found = cluster.sql(namespace, &primary(cluster, namespace, "db")?, "SELECT COUNT(*) FROM outage.written")?;
-    let found: u64 = found.parse().map_err(|e| format!("{found}: {e}"))?;
-    say(&format!(
-        "bench: | acknowledged rows that are missing after these | 0 | {} | {acknowledged} acknowledged, {found} there |",
-        acknowledged.saturating_sub(found)
-    ));
-    if found < acknowledged { Err(format!("{acknowledged} acknowledged, {found} there")) } else { Ok(()) }
+    bench.finish("these")
 }
 
 /// A fourth failover within ten minutes would be refused: a controller that has just started does not remember the others.
@@ -249,12 +281,6 @@ fn restart_operator(cluster: &Cluster) -> Result<(), Failure> {
     // The one before hands over; what it still said is old.
     std::thread::sleep(Duration::from_secs(3));
     Ok(())
-}
-
-/// Healthy, and a failover would lose nothing.
-fn well(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
-    cluster.await_healthy(namespace, "db", 3 * MINUTE)?;
-    cluster.await_condition(namespace, "db", ("SafeToFailover", "True", ""), MINUTE)
 }
 
 /// The phases of the newest change, as its object tells them.
@@ -279,76 +305,4 @@ fn last_change(cluster: &Cluster, namespace: &str) -> Result<String, Failure> {
         })
         .collect();
     Ok(phases.join(", "))
-}
-
-/// When each client's writes were acknowledged.
-type Times = Arc<Mutex<Vec<Instant>>>;
-
-struct Clients {
-    runtime: tokio::runtime::Runtime,
-    stop: Arc<AtomicBool>,
-    times: Vec<Times>,
-}
-
-impl Clients {
-    fn start(service: SocketAddr) -> Result<Self, Failure> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .map_err(|e| format!("clients: {e}"))?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let times: Vec<Times> = (0..WRITERS).map(|_| Times::default()).collect();
-        for (client, times) in times.iter().enumerate() {
-            runtime.spawn(write(client, service, Arc::clone(&stop), Arc::clone(times)));
-        }
-        Ok(Self { runtime, stop, times })
-    }
-
-    /// The longest time without an acknowledged write that any client has had since `from`.
-    fn longest_gap(&self, from: Instant) -> Duration {
-        let gaps = self.times.iter().map(|times| {
-            let times = times.lock().unwrap_or_else(PoisonError::into_inner);
-            let first = times.partition_point(|at| *at < from).saturating_sub(1);
-            times[first..].windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(Duration::MAX)
-        });
-        gaps.max().unwrap_or_default()
-    }
-
-    /// Ends them; how many writes were acknowledged.
-    fn finish(self) -> u64 {
-        self.stop.store(true, Ordering::Relaxed);
-        self.runtime.shutdown_timeout(Duration::from_secs(1));
-        self.times.iter().map(|times| times.lock().unwrap_or_else(PoisonError::into_inner).len() as u64).sum()
-    }
-}
-
-async fn write(client: usize, service: SocketAddr, stop: Arc<AtomicBool>, times: Times) {
-    let mut sequence = 0_u64;
-    while !stop.load(Ordering::Relaxed) {
-        let opts: Opts = OptsBuilder::default()
-            .ip_or_hostname(service.ip().to_string())
-            .tcp_port(service.port())
-            .prefer_socket(false)
-            .user(Some("outage"))
-            .pass(Some("outage-of-the-bench"))
-            .stmt_cache_size(0)
-            .max_allowed_packet(Some(1 << 20))
-            .wait_timeout(Some(28800))
-            .into();
-        if let Ok(Ok(mut connection)) = tokio::time::timeout(LIMIT, Conn::new(opts)).await {
-            loop {
-                sequence += 1;
-                let row = format!("INSERT INTO outage.written VALUES ({client}, {sequence})");
-                let Ok(Ok(())) = tokio::time::timeout(LIMIT, connection.query_drop(row)).await else { break };
-                times.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
-                if stop.load(Ordering::Relaxed) {
-                    return;
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
-            tokio::spawn(async move { tokio::time::timeout(LIMIT, connection.disconnect()).await });
-        }
-        tokio::time::sleep(RECONNECT).await;
-    }
 }

@@ -1,0 +1,121 @@
+//! Clients that write through the primary's service, row by row, and note when each write was acknowledged. After a failure they connect
+//! anew every 10 ms, with limits of 200 ms for a connection and for an answer. An outage is the longest time between two acknowledged
+//! writes of one client.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use mysql_async::prelude::Queryable as _;
+use mysql_async::{Conn, Opts, OptsBuilder};
+
+use super::super::chaos::Entry;
+use super::super::cluster::{Cluster, Failure};
+
+const LIMIT: Duration = Duration::from_millis(200);
+const RECONNECT: Duration = Duration::from_millis(10);
+const WRITERS: usize = 4;
+/// Light load.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Their table and account.
+pub(super) const PREPARE: &str = "CREATE DATABASE outage; \
+    CREATE TABLE outage.written (client INT, sequence INT, PRIMARY KEY (client, sequence)); \
+    CREATE USER outage@'%' IDENTIFIED BY 'outage-of-the-bench'; GRANT ALL ON outage.* TO outage@'%'";
+
+/// A row: client, and its number.
+type Row = (usize, u64);
+
+/// The rows of a member.
+pub(super) fn written(cluster: &Cluster, namespace: &str, pod: &str) -> Result<BTreeSet<Row>, Failure> {
+    let text = cluster.sql(namespace, pod, "SELECT client, sequence FROM outage.written")?;
+    let row = |line: &str| {
+        let (client, sequence) = line.split_once('\t')?;
+        Some((client.parse().ok()?, sequence.parse().ok()?))
+    };
+    text.lines().map(|line| row(line).ok_or_else(|| format!("{pod}: not a row: {line:?}"))).collect()
+}
+
+/// What was acknowledged to a client, and when.
+type Acknowledged = Arc<Mutex<Vec<(Instant, u64)>>>;
+
+pub(super) struct Clients {
+    runtime: tokio::runtime::Runtime,
+    stop: Arc<AtomicBool>,
+    all: Vec<Acknowledged>,
+}
+
+impl Clients {
+    pub(super) fn start(cluster: &Cluster, namespace: &str) -> Result<Self, Failure> {
+        let Entry::Address(service) = Entry::of(cluster, namespace, "db-primary")? else {
+            return Err(
+                "outages are measured in the sandbox only: elsewhere a client's way in takes longer than they do"
+                    .to_owned(),
+            );
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .map_err(|e| format!("clients: {e}"))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let all: Vec<Acknowledged> = (0..WRITERS).map(|_| Acknowledged::default()).collect();
+        for (client, acknowledged) in all.iter().enumerate() {
+            runtime.spawn(write(client, service, Arc::clone(&stop), Arc::clone(acknowledged)));
+        }
+        Ok(Self { runtime, stop, all })
+    }
+
+    /// The longest time without an acknowledged write that any client has had since `from`.
+    pub(super) fn longest_gap(&self, from: Instant) -> Duration {
+        let gaps = self.all.iter().map(|acknowledged| {
+            let acknowledged = acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+            let first = acknowledged.partition_point(|(at, _)| *at < from).saturating_sub(1);
+            acknowledged[first..].windows(2).map(|pair| pair[1].0 - pair[0].0).max().unwrap_or(Duration::MAX)
+        });
+        gaps.max().unwrap_or_default()
+    }
+
+    /// Ends them; what was acknowledged.
+    pub(super) fn finish(self) -> BTreeSet<Row> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.runtime.shutdown_timeout(Duration::from_secs(1));
+        let rows = self.all.iter().enumerate().flat_map(|(client, acknowledged)| {
+            let acknowledged = acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+            acknowledged.iter().map(|(_, sequence)| (client, *sequence)).collect::<Vec<_>>()
+        });
+        rows.collect()
+    }
+}
+
+async fn write(client: usize, service: SocketAddr, stop: Arc<AtomicBool>, acknowledged: Acknowledged) {
+    let mut sequence = 0_u64;
+    while !stop.load(Ordering::Relaxed) {
+        let opts: Opts = OptsBuilder::default()
+            .ip_or_hostname(service.ip().to_string())
+            .tcp_port(service.port())
+            .prefer_socket(false)
+            .user(Some("outage"))
+            .pass(Some("outage-of-the-bench"))
+            .stmt_cache_size(0)
+            .max_allowed_packet(Some(1 << 20))
+            .wait_timeout(Some(28800))
+            .into();
+        if let Ok(Ok(mut connection)) = tokio::time::timeout(LIMIT, Conn::new(opts)).await {
+            loop {
+                sequence += 1;
+                let row = format!("INSERT INTO outage.written VALUES ({client}, {sequence})");
+                let Ok(Ok(())) = tokio::time::timeout(LIMIT, connection.query_drop(row)).await else { break };
+                acknowledged.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), sequence));
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+            tokio::spawn(async move { tokio::time::timeout(LIMIT, connection.disconnect()).await });
+        }
+        tokio::time::sleep(RECONNECT).await;
+    }
+}
