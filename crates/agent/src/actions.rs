@@ -6,7 +6,7 @@ use std::time::Duration;
 use protocol::{Outcome, Refusal, paths};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use topology::action::{Action, Source};
+use topology::action::{Action, Source, Waits};
 use topology::member::{Phase, Volume};
 use topology::{Command, DataId, Stamp};
 
@@ -27,6 +27,13 @@ pub(crate) struct Doing {
 pub(crate) struct Turn {
     shared: Arc<Shared>,
     stop: CancellationToken,
+}
+
+impl Turn {
+    /// Something more urgent wants the turn.
+    pub(crate) async fn interrupted(&self) {
+        self.stop.cancelled().await;
+    }
 }
 
 impl Drop for Turn {
@@ -374,14 +381,14 @@ async fn accounts(shared: &Arc<Shared>, users: &[String], login_only: &str) -> R
 /// let go (that would acknowledge what nobody has): the server goes, and its recovery drops what they wrote.
 async fn stop_waiting(shared: &Arc<Shared>, session: &mut sql::Session) -> Result<(), Refusal> {
     let server = state::ask(shared, session).await.map_err(|e| statement(&e))?;
-    if server.replication.is_some() || !server.semi_sync.waits {
+    if !server.semi_sync.waits {
         return Ok(());
     }
     if server.semi_sync.waiting > 0 {
         shared.server.kill(shared).await;
         return Err(failed("SessionsWait", "sessions waited for an acknowledgement: the server was killed"));
     }
-    session.set_waiting(false).await.map_err(|e| statement(&e))
+    session.set_waiting(Waits::Off).await.map_err(|e| statement(&e))
 }
 
 async fn follow(shared: &Arc<Shared>, source: &Source, demote: bool) -> Result<Outcome, Refusal> {
@@ -391,11 +398,18 @@ async fn follow(shared: &Arc<Shared>, source: &Source, demote: bool) -> Result<O
     stop_waiting(shared, &mut session).await?;
     let password_known = recall(&shared.told.source).is_some_and(|(_, known)| known == password);
     remember(&shared.told.source, None);
-    relay::keep(shared, &mut session).await?;
     let follow = sql::Follow { source, password: &password, demote, password_known, ca: &ca };
+    let so_already = session.follows(&follow).await.map_err(|e| statement(&e))?;
+    if !so_already {
+        // First stopped, then looked at: what a running SQL thread has not applied yet goes with CHANGE MASTER, and may have been
+        // acknowledged.
+        session.stop_replication().await.map_err(|e| statement(&e))?;
+    }
+    relay::keep(shared, &mut session).await?;
     {
         let _moving = state::moving(shared);
-        session.follow(&follow).await.map_err(|e| statement(&e))?;
+        if so_already { session.start_replication().await } else { session.follow(&follow).await }
+            .map_err(|e| statement(&e))?;
     }
     shared.state.update(|state| state.fence = None);
     remember(&shared.told.source, Some((source.clone(), password)));
@@ -429,14 +443,24 @@ pub(crate) async fn follow_passwords(shared: Arc<Shared>) {
             continue;
         }
         let Ok(turn) = take_turn(&shared, "new passwords") else { continue };
-        let result = match &server.replication {
-            None if !server.read_only => passwords_of_primary(&shared).await,
-            _ => match recall(&shared.told.source) {
-                Some((source, known)) if now.2.as_ref() != Some(&known) => {
-                    follow(&shared, &source, false).await.map(drop)
-                }
-                _ => Ok(()),
-            },
+        // Who is being read for a failover receives nothing before that is decided.
+        if shared.state.now().fence.is_some() {
+            continue;
+        }
+        let take_over = async {
+            match &server.replication {
+                None if !server.read_only => passwords_of_primary(&shared).await,
+                _ => match recall(&shared.told.source) {
+                    Some((source, known)) if now.2.as_ref() != Some(&known) => {
+                        follow(&shared, &source, false).await.map(drop)
+                    }
+                    _ => Ok(()),
+                },
+            }
+        };
+        let result = tokio::select! {
+            result = take_over => result,
+            () = turn.interrupted() => Err(failed("Interrupted", "something more urgent came in between")),
         };
         drop(turn);
         match result {

@@ -137,7 +137,9 @@ async fn send_away(shared: &Arc<Shared>, connection: u64, server_id: u32) -> Res
         return Ok(());
     }
     tracing::warn!(user, server_id, "a stranger's replica would acknowledge: its connection is killed");
-    session.run("KILL", LOOK_EVERY, &format!("KILL {connection}")).await
+    session.run("KILL", LOOK_EVERY, &format!("KILL {connection}")).await?;
+    shared.state.update(|state| state.strangers += 1);
+    Ok(())
 }
 
 /// The pod was told to stop: returns when this member is not needed any more, or has waited long enough.

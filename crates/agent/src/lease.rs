@@ -16,7 +16,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::PostParams;
 use protocol::{AgentClient, Confirm, Refusal};
-use topology::member::{DataId, MemberName, Volume};
+use topology::member::{DataId, MemberName, MemberState, Phase, Volume};
 use topology::record::Record;
 
 use crate::actions::not_possible;
@@ -51,6 +51,10 @@ struct Times {
     lent: Option<Instant>,
     /// Fenced for a failover: nothing is confirmed until then.
     taken: Option<Instant>,
+    /// What the configuration said last.
+    limit: Option<Duration>,
+    /// When its server last said whether it takes writes, it did.
+    was_open: bool,
 }
 
 impl Default for Time {
@@ -66,8 +70,22 @@ impl Time {
 }
 
 /// How long a primary may go unheard; `None`: its time is not limited. Read anew: the durability may have been changed.
+/// What cannot be read is as it was.
 fn limit(shared: &Shared) -> Option<Duration> {
-    config::agent(&shared.places).ok()?.lease_limit_ms.map(Duration::from_millis)
+    let mut times = shared.time.lock();
+    if let Ok(config) = config::agent(&shared.places) {
+        times.limit = config.lease_limit_ms.map(Duration::from_millis);
+    }
+    times.limit
+}
+
+/// Its server takes writes, or may: one that took some, runs and says nothing any more is not known to be closed.
+fn may_write(shared: &Shared, state: &MemberState) -> bool {
+    let mut times = shared.time.lock();
+    if state.server.is_some() || state.phase != Phase::Running {
+        times.was_open = guard::open(state);
+    }
+    times.was_open
 }
 
 /// Why this member takes no part in a failover now; otherwise it confirms nothing for a while.
@@ -125,11 +143,13 @@ pub(crate) async fn begin(shared: &Arc<Shared>) -> Result<(), Refusal> {
 pub(crate) async fn keep(shared: Arc<Shared>) {
     loop {
         let Some(limit) = limit(&shared) else {
+            // Should it be limited again, that begins then.
+            shared.time.lock().proven = None;
             tokio::time::sleep(PATIENCE).await;
             continue;
         };
         let state = shared.state.now();
-        if !guard::open(&state) {
+        if !may_write(&shared, &state) {
             reopen(&shared, limit).await;
             tokio::time::sleep(LOOK_EVERY).await;
             continue;
@@ -139,7 +159,7 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
         let age = proven.elapsed();
         if age >= limit * 2 / 3 {
             close(&shared, limit).await;
-        } else if age >= limit / 3 && state.trouble.is_none() {
+        } else if age >= limit / 3 && state.trouble.is_none() && state.server.is_some() {
             prove(&shared, limit).await;
             // Where nothing came of it, it is tried again at once, but for this.
             tokio::time::sleep(limit / 60).await;
@@ -233,7 +253,8 @@ fn holds(record: &Record, data_id: &DataId) -> bool {
 }
 
 fn renewed(lease: &Lease, record: &Record, limit: Duration) -> Lease {
-    let record = Record { renewed_with: Some(record.candidates.clone()), ..record.clone() };
+    let renewed_with = Some(record.candidates.clone());
+    let record = Record { renewed_with, renewed_for: Some(limit), ..record.clone() };
     let mut lease = lease.clone();
     let annotations = lease.metadata.annotations.get_or_insert_default();
     annotations.extend(record.annotations().into_iter().map(|(key, value)| (key.to_owned(), value)));

@@ -6,10 +6,10 @@ use std::time::Duration;
 use protocol::{Outcome, Refusal};
 use tokio::task::AbortHandle;
 use topology::Stamp;
-use topology::action::Opening;
+use topology::action::{Opening, Waits};
 use topology::member::Marker;
 
-use crate::actions::{failed, seen, session, statement};
+use crate::actions::{failed, seen, session, statement, take_turn};
 use crate::{Shared, lease, state};
 
 /// A demotion succeeds in this time, or the server is killed.
@@ -31,7 +31,7 @@ pub(crate) async fn open(shared: &Arc<Shared>, stamp: Stamp, opening: &Opening) 
         session.lock_accounts(&opening.lock).await?;
         if !session.forget_source().await? {
             // Drained, and caught in connect(): it opens now, and the rest is done when that ends.
-            tokio::spawn(forget_later(Arc::clone(shared)));
+            tokio::spawn(forget_later(Arc::clone(shared), stamp.epoch));
             session = sql::Session::open(&state::target(shared)).await?;
         }
         session.unlock_accounts(&opening.unlock).await?;
@@ -54,12 +54,22 @@ pub(crate) async fn open(shared: &Arc<Shared>, stamp: Stamp, opening: &Opening) 
     Ok(Outcome::Done)
 }
 
-async fn forget_later(shared: Arc<Shared>) {
+/// In this epoch it is the primary and receives from nobody. In a later one it may follow another member, and what it has
+/// received then is not to be thrown away.
+async fn forget_later(shared: Arc<Shared>, epoch: u64) {
     const AGAIN: Duration = Duration::from_secs(5);
     loop {
         tokio::time::sleep(AGAIN).await;
+        let Ok(turn) = take_turn(&shared, "forgetting the old source") else { continue };
+        if shared.stamps.highest().epoch != epoch {
+            return;
+        }
         let Ok(mut session) = sql::Session::open(&state::target(&shared)).await else { return };
-        match session.forget_source().await {
+        let forgotten = tokio::select! {
+            forgotten = session.forget_source() => forgotten,
+            () = turn.interrupted() => continue,
+        };
+        match forgotten {
             Ok(true) => return,
             Ok(false) => {}
             Err(error) => tracing::warn!(%error, "the old source is not forgotten yet"),
@@ -149,7 +159,7 @@ pub(crate) async fn look_at_locks(
 /// Waits on or off.
 pub(crate) async fn set_waiting(shared: &Arc<Shared>, on: bool) -> Result<Outcome, Refusal> {
     let mut session = session(shared).await?;
-    session.set_waiting(on).await.map_err(|e| statement(&e))?;
+    session.set_waiting(if on { Waits::WithoutEnd } else { Waits::Off }).await.map_err(|e| statement(&e))?;
     seen(shared, &mut session).await;
     Ok(Outcome::Done)
 }

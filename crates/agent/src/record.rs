@@ -7,6 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::PostParams;
 use kube::{Api, Client};
+use topology::action::Waits;
 use topology::member::{DataId, Phase, Volume};
 use topology::record::Record;
 
@@ -108,7 +109,7 @@ async fn take_up(shared: &Arc<Shared>, record: &Record) -> Result<(), String> {
     }
     // Locks are as the server had them. Nobody to wait for: only where that is recorded.
     let alone = record.solo && record.ackers.is_empty() && !shared.config.commits.strict;
-    let wait = shared.config.commits.promised && !alone;
+    let wait = if shared.config.commits.promised && !alone { Waits::WithoutEnd } else { Waits::Off };
     lease::begin(shared).await.map_err(|refusal| refusal.to_string())?;
     session.open_for_writes(wait).await.map_err(|e| e.to_string())?;
     actions::seen(shared, &mut session).await;

@@ -66,15 +66,7 @@ pub(crate) async fn ask(
     shared: &Shared,
     session: &mut sql::Session,
 ) -> Result<topology::member::ServerState, sql::SqlError> {
-    let mut reception = std::mem::take(&mut *lock(&shared.reception));
-    let answer = session.state(&mut reception).await;
-    *lock(&shared.reception) = reception;
-    answer
-}
-
-/// Its position is set on purpose, or it is another server: what it had applied before is not compared with what follows.
-pub(crate) fn count_anew(shared: &Shared) {
-    lock(&shared.reception).begin_anew();
+    session.state(&shared.reception).await
 }
 
 /// Its position is set on purpose until this is dropped.
@@ -88,7 +80,7 @@ pub(crate) fn moving(shared: &Shared) -> Moving<'_> {
 
 impl Drop for Moving<'_> {
     fn drop(&mut self) {
-        count_anew(self.0);
+        lock(&self.0.reception).begin_anew();
     }
 }
 
@@ -145,9 +137,11 @@ fn changing(shared: &Shared) -> bool {
 pub(crate) async fn poll(shared: Arc<Shared>) {
     let mut session: Option<sql::Session> = None;
     let mut told = Instant::now();
+    // What it had applied, and logged, before is not compared with what follows.
+    let mut restarted = true;
     loop {
         if !shared.server.is_running() {
-            session = None;
+            (session, restarted) = (None, true);
             told = Instant::now();
             tokio::time::sleep(STARTING_EVERY).await;
             continue;
@@ -156,7 +150,10 @@ pub(crate) async fn poll(shared: Arc<Shared>) {
             Some(session) => noticed(&shared, ask(&shared, session)).await,
             None => match sql::Session::open(&target(&shared)).await {
                 Ok(mut opened) => {
-                    count_anew(&shared);
+                    if restarted {
+                        lock(&shared.reception).restarted();
+                        restarted = false;
+                    }
                     let answer = ask(&shared, &mut opened).await;
                     if let Err(error) = crate::opening::look_at_locks(&shared, &mut opened, None).await {
                         tracing::warn!(%error, "locks are not known");

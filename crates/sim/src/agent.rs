@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use topology::action::Action;
+use topology::action::{Action, Waits};
 use topology::gtid::GtidPosition;
 use topology::member::{
     Fence, Fenced, Locks, Marker, MemberState, Phase, ReplicationState, SemiSync, ServerError, ServerState,
@@ -169,7 +169,7 @@ impl World {
                 }
                 member.disk.source = None;
                 (process.io, process.sql, process.diverged) = (Io::No, false, false);
-                process.waits = opening.wait;
+                process.waits = opening.wait != Waits::Off;
                 process.read_only = false;
                 process.epoch = stamp.epoch;
                 member.fence = None;
@@ -614,11 +614,13 @@ impl World {
             gtid_slave_pos: slave_pos,
             gtid_binlog_state: disk.binlog_state(),
             replication,
+            log_reset: false,
             semi_sync: SemiSync {
                 waits: process.waits,
                 clients: u32::try_from(process.connected.len()).unwrap_or(u32::MAX),
                 waiting: u32::try_from(disk.waiting).unwrap_or(u32::MAX),
                 acknowledges: true,
+                without_end: true,
             },
         }
     }

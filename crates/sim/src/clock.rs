@@ -57,6 +57,7 @@ impl World {
         }
         let candidates = self.lease.record.candidates.clone();
         self.lease.record.renewed_with = Some(candidates.clone());
+        self.lease.record.renewed_for = Some(self.limit());
         self.lease.version += 1;
         let clock = &mut self.members[n].clock;
         (clock.candidates, clock.proven) = (candidates, self.now);

@@ -1,7 +1,7 @@
 //! What happened, for people: one line each, and in the end everybody as they are.
 
 use topology::Stamp;
-use topology::action::{Action, Opening};
+use topology::action::{Action, Opening, Waits};
 
 use crate::server::{Disk, Entry};
 use crate::world::{Member, World};
@@ -62,7 +62,7 @@ impl World {
             Action::StartServer { as_replica: false } => "starts its server".to_owned(),
             Action::RestartServer => "restarts its server".to_owned(),
             Action::OpenForWrites { opening: Opening { wait, lock, unlock } } => {
-                let wait = if *wait { "commits wait" } else { "commits do not wait" };
+                let wait = if *wait == Waits::Off { "commits do not wait" } else { "commits wait" };
                 format!("opens for writes: {wait}, {} locked out, {} let in", accounts(lock), accounts(unlock))
             }
             Action::SetReadOnly { kill: true, .. } => "goes read-only, or is killed".to_owned(),

@@ -5,7 +5,13 @@
 //! stays what it was, unless numbers were left out: by the source (`gtid_seq_no`), or by a position that was set while the SQL
 //! thread was stopped, which is another thread afterwards.
 
-use topology::GtidPosition;
+//!
+//! And was its binary log emptied (`RESET MASTER`)? Then what it writes as primary would begin at number 1 again.
+
+use topology::{BinlogState, GtidPosition};
+
+/// Answers of two connections may come in the wrong order: so many in a row that lack something do not.
+const IN_A_ROW: u32 = 3;
 
 /// How a replica stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +29,12 @@ pub(crate) struct Passages {
     pub(crate) passed_over: u64,
     /// Positions are being set on purpose: nothing that is seen meanwhile counts.
     held: bool,
+    /// All that its binary log has held since the server's start.
+    logged: BinlogState,
+    /// So often in a row it held less.
+    less: u32,
+    /// Somebody has emptied its binary log since this data came.
+    pub(crate) log_reset: bool,
 }
 
 impl Passages {
@@ -35,6 +47,17 @@ impl Passages {
         let new = self.rest.as_ref().is_none_or(|(rest, _)| *rest != standing);
         self.latest = Some(standing);
         again && new
+    }
+
+    /// Takes in what its binary log has held. (Crash recovery may shorten it, but the server was started anew then.)
+    pub(crate) fn note_log(&mut self, state: &BinlogState) {
+        if state.covers(&self.logged) {
+            self.less = 0;
+            self.logged.clone_from(state);
+        } else {
+            self.less += 1;
+            self.log_reset |= self.less >= IN_A_ROW;
+        }
     }
 
     /// It is at rest, and this is its SQL thread.
@@ -66,6 +89,13 @@ impl Passages {
         self.held = false;
         self.latest = None;
         self.rest = None;
+    }
+
+    /// The server was started anew.
+    pub(crate) fn restarted(&mut self) {
+        self.forget();
+        self.logged = BinlogState::default();
+        self.less = 0;
     }
 }
 
@@ -105,6 +135,35 @@ mod tests {
         assert_eq!(at(&mut passages, "0-1-104", 40, 8), 0);
         assert_eq!(at(&mut passages, "0-1-106", 42, 9), 0);
         assert_eq!(at(&mut passages, "0-1-109", 43, 10), 2);
+    }
+
+    #[test]
+    fn an_emptied_binary_log_is_noticed() {
+        let state = |text: &str| {
+            let mut state = BinlogState::default();
+            text.split(',').for_each(|gtid| state.add(gtid.parse().expect("a GTID")));
+            state
+        };
+        let mut passages = Passages::default();
+        for (text, reset) in [
+            ("0-1-9", false),
+            ("0-1-12", false),
+            // Two connections, answers in the wrong order.
+            ("0-1-10", false),
+            ("0-1-12", false),
+            ("0-2-1", false),
+            ("0-2-2", false),
+            ("0-2-3", true),
+            ("0-1-12", true),
+        ] {
+            passages.note_log(&state(text));
+            assert_eq!(passages.log_reset, reset, "{text}");
+        }
+        let mut passages = Passages::default();
+        passages.note_log(&state("0-1-12"));
+        passages.restarted();
+        (0..5).for_each(|_| passages.note_log(&state("0-1-10")));
+        assert!(!passages.log_reset, "crash recovery dropped what nobody acknowledged");
     }
 
     #[test]

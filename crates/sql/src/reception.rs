@@ -22,9 +22,14 @@ impl Reception {
         self.passages.hold();
     }
 
-    /// The server was started anew, or its position was set on purpose.
+    /// Its position was set on purpose.
     pub fn begin_anew(&mut self) {
         self.passages.forget();
+    }
+
+    /// The server was started anew.
+    pub fn restarted(&mut self) {
+        self.passages.restarted();
     }
 
     /// Takes in how it stands; does it still receive?

@@ -43,7 +43,9 @@ impl Named<'_> {
 /// The query that [`server`] reads.
 pub(crate) const SERVER: &str = "SELECT @@version AS version, @@read_only AS read_only, @@gtid_binlog_pos AS binlog_pos, \
      @@gtid_slave_pos AS slave_pos, @@gtid_binlog_state AS binlog_state, @@rpl_semi_sync_master_enabled AS waits, \
-     @@rpl_semi_sync_slave_enabled AS acknowledges";
+     @@rpl_semi_sync_slave_enabled AS acknowledges, \
+     @@rpl_semi_sync_master_timeout >= 1000000000000 AND @@rpl_semi_sync_master_wait_no_slave \
+       AND @@rpl_semi_sync_master_wait_point = 'AFTER_SYNC' AS without_end";
 
 /// What a server that others follow knows of them. Not asked of a replica: the query hangs there while `STOP SLAVE` does.
 pub(crate) const SEMI_SYNC: &str = "SELECT VARIABLE_NAME AS name, VARIABLE_VALUE AS value FROM information_schema.GLOBAL_STATUS \
@@ -58,9 +60,11 @@ pub(crate) fn server(row: &Row, replication: Option<ReplicationState>) -> Result
         gtid_slave_pos: row.parsed("slave_pos")?,
         gtid_binlog_state: row.parsed("binlog_state")?,
         replication,
+        log_reset: false,
         semi_sync: SemiSync {
             waits: row.some("waits")? != "0",
             acknowledges: row.some("acknowledges")? != "0",
+            without_end: row.some("without_end")? != "0",
             clients: 0,
             waiting: 0,
         },

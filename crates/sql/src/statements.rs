@@ -1,10 +1,11 @@
 //! What the operator says to a server.
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use topology::GtidPosition;
-use topology::action::Source;
+use topology::action::{Source, Waits};
 use topology::member::{ReplicationState, ServerState, ThreadState};
 
 use crate::Reception;
@@ -55,8 +56,9 @@ pub struct Account<'a> {
 }
 
 impl Session {
-    /// The server's facts.
-    pub async fn state(&mut self, reception: &mut Reception) -> Result<ServerState, SqlError> {
+    /// The server's facts. Whoever else asks at the same time shares `reception`: it is held for no longer than a note takes.
+    pub async fn state(&mut self, reception: &Mutex<Reception>) -> Result<ServerState, SqlError> {
+        let reception = || reception.lock().unwrap_or_else(PoisonError::into_inner);
         const SLAVES: &str = "SHOW ALL SLAVES STATUS";
         let mut replication = None;
         let mut applied = 0;
@@ -64,7 +66,7 @@ impl Session {
             if (Named { what: SLAVES, row }).some("Connection_name")?.is_empty() {
                 let (signs, heartbeat) = rows::reception(row)?;
                 let mut known = rows::replication(row)?;
-                known.receives = reception.note(signs, heartbeat, Instant::now()) && known.io == ThreadState::Yes;
+                known.receives = reception().note(signs, heartbeat, Instant::now()) && known.io == ThreadState::Yes;
                 applied = rows::applied(row)?;
                 replication = Some(known);
             }
@@ -73,17 +75,21 @@ impl Session {
         let rows = self.rows("state", READ_LIMIT, rows::SERVER).await?;
         let row = rows.first().ok_or(SqlError::Answer { what: "state", message: "no row".into() })?;
         let mut server = rows::server(row, replication)?;
+        server.log_reset = {
+            let mut reception = reception();
+            reception.passages.note_log(&server.gtid_binlog_state);
+            reception.passages.log_reset
+        };
         if let Some(known) = &mut server.replication {
             let standing = Standing { position: server.gtid_slave_pos.clone(), applied };
             let idle = known.sql == ThreadState::Yes
                 && server.gtid_slave_pos.covers(&known.gtid_io_pos)
                 && known.gtid_io_pos.covers(&server.gtid_slave_pos);
-            if reception.passages.note(standing, idle)
-                && let Some(thread) = self.sql_thread().await?
-            {
-                reception.passages.rest(thread);
+            let rests = reception().passages.note(standing, idle);
+            if rests && let Some(thread) = self.sql_thread().await? {
+                reception().passages.rest(thread);
             }
-            known.passed_over = reception.passages.passed_over;
+            known.passed_over = reception().passages.passed_over;
         }
         if alone {
             let status = self.rows("semi-sync status", READ_LIMIT, rows::SEMI_SYNC).await?;
@@ -126,16 +132,24 @@ impl Session {
     }
 
     /// Commits wait for an acknowledgement, or not; then it opens for writes.
-    pub async fn open_for_writes(&mut self, wait: bool) -> Result<(), SqlError> {
+    pub async fn open_for_writes(&mut self, wait: Waits) -> Result<(), SqlError> {
         self.set_waiting(wait).await?;
         self.run("read_only=OFF", CHANGE_LIMIT, "SET GLOBAL read_only=OFF").await?;
         self.run("event_scheduler=ON", CHANGE_LIMIT, "SET GLOBAL event_scheduler=ON").await
     }
 
-    /// Commits wait for an acknowledgement, or not.
-    pub async fn set_waiting(&mut self, on: bool) -> Result<(), SqlError> {
-        let sql = format!("SET GLOBAL rpl_semi_sync_master_enabled={}", if on { "ON" } else { "OFF" });
-        self.run("rpl_semi_sync_master_enabled", CHANGE_LIMIT, &sql).await
+    /// What commits wait for.
+    pub async fn set_waiting(&mut self, waits: Waits) -> Result<(), SqlError> {
+        let sql = match waits {
+            Waits::Off => "SET GLOBAL rpl_semi_sync_master_enabled=OFF",
+            Waits::AsConfigured => "SET GLOBAL rpl_semi_sync_master_enabled=ON",
+            // A timeout of 31 years: the greatest value that MariaDB accepts overflows its own arithmetic.
+            Waits::WithoutEnd => {
+                "SET GLOBAL rpl_semi_sync_master_wait_point=AFTER_SYNC, rpl_semi_sync_master_wait_no_slave=ON, \
+                 rpl_semi_sync_master_timeout=1000000000000, rpl_semi_sync_master_enabled=ON"
+            }
+        };
+        self.run("rpl_semi_sync_master_enabled", CHANGE_LIMIT, sql).await
     }
 
     /// `STOP SLAVE IO_THREAD`, with a stopped SQL thread started first while that keeps the relay log. `None`: it hangs.
@@ -269,8 +283,11 @@ impl Session {
     }
 
     /// Is the default connection configured just so? The password cannot be seen.
-    async fn follows(&mut self, follow: &Follow<'_>) -> Result<bool, SqlError> {
+    pub async fn follows(&mut self, follow: &Follow<'_>) -> Result<bool, SqlError> {
         const WHAT: &str = "SHOW ALL SLAVES STATUS";
+        if !follow.password_known {
+            return Ok(false);
+        }
         let Source { endpoint, user, tls, connect_retry, heartbeat_ms, delay } = follow.source;
         let yes_or_no = if *tls { "Yes" } else { "No" };
         let ca = if *tls { follow.ca.to_string_lossy().into_owned() } else { String::new() };
@@ -301,15 +318,9 @@ impl Session {
         Ok(false)
     }
 
-    /// Replicates from this source. What is configured just so is only started, where it is stopped: its relay log is kept then.
+    /// Replicates from this source from now on. Both threads are stopped; what the relay log held is gone afterwards.
     pub async fn follow(&mut self, follow: &Follow<'_>) -> Result<(), SqlError> {
-        if follow.password_known && self.follows(follow).await? {
-            return self.start_replication().await;
-        }
         let Source { endpoint, user, tls, connect_retry, heartbeat_ms, delay } = follow.source;
-        if self.replication().await?.is_some() {
-            self.run("STOP SLAVE", REPLICATION_LIMIT, "STOP SLAVE").await?;
-        }
         // Every MASTER_SSL option each time: some survive RESET SLAVE ALL.
         let ssl = if *tls {
             format!(
@@ -340,7 +351,7 @@ impl Session {
         self.run("START SLAVE", REPLICATION_LIMIT, "START SLAVE").await
     }
 
-    /// `STOP SLAVE`.
+    /// `STOP SLAVE` (fine where nothing is configured).
     pub async fn stop_replication(&mut self) -> Result<(), SqlError> {
         self.run("STOP SLAVE", REPLICATION_LIMIT, "STOP SLAVE").await
     }

@@ -59,12 +59,26 @@ pub struct Source {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Opening {
-    /// Commits wait for an acknowledgement.
-    pub wait: bool,
+    /// What commits wait for.
+    pub wait: Waits,
     /// Replication accounts that are locked, with their connections killed.
     pub lock: Vec<String>,
     /// Replication accounts that may log in.
     pub unlock: Vec<String>,
+}
+
+/// What a commit waits for before it returns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Waits {
+    /// Nothing.
+    #[default]
+    Off,
+    /// An acknowledgement, for as long as the server is configured to wait.
+    AsConfigured,
+    /// An acknowledgement, however long that takes and whether or not anybody is connected, before anybody else sees it
+    /// (`AFTER_SYNC`): whatever the server was started with, since a durability that is promised later reaches its configuration only
+    /// with a restart.
+    WithoutEnd,
 }
 
 /// What one member is told to do.

@@ -75,6 +75,9 @@ pub struct MemberState {
     /// The pod was told to stop.
     #[serde(default)]
     pub leaving: bool,
+    /// Connections of nobody's members that would have acknowledged, and were sent away since the agent's start.
+    #[serde(default)]
+    pub strangers: u32,
     /// What is wrong with a server that runs.
     #[serde(default)]
     pub trouble: Option<Trouble>,
@@ -103,6 +106,7 @@ impl MemberState {
             locks: Locks::default(),
             saved: Vec::new(),
             leaving: false,
+            strangers: 0,
             trouble: None,
             options_refused: None,
         }
@@ -248,6 +252,10 @@ pub struct ServerState {
     pub gtid_binlog_state: BinlogState,
     /// The replication connection, when one is configured.
     pub replication: Option<ReplicationState>,
+    /// Its binary log was emptied since this data came (`RESET MASTER`): as primary it would give numbers out again, and others would
+    /// miss rows in silence.
+    #[serde(default)]
+    pub log_reset: bool,
     /// Semi-synchronous replication.
     #[serde(default)]
     pub semi_sync: SemiSync,
@@ -265,6 +273,16 @@ pub struct SemiSync {
     pub waiting: u32,
     /// It acknowledges when it replicates (`rpl_semi_sync_slave_enabled`).
     pub acknowledges: bool,
+    /// Waits have no end (`rpl_semi_sync_master_timeout`, `_wait_no_slave`) and come before others see the commit (`AFTER_SYNC`).
+    #[serde(default)]
+    pub without_end: bool,
+}
+
+impl SemiSync {
+    /// No commit returns before somebody acknowledged it. (Waits that end by themselves promise nothing.)
+    pub fn promises(self) -> bool {
+        self.waits && self.without_end
+    }
 }
 
 /// `SHOW ALL SLAVES STATUS` of the default connection.

@@ -37,8 +37,14 @@ pub struct Memory {
     pub still_since: Time,
     /// Its server runs and does not do what it should, or does not answer, since.
     pub unwell_since: Option<Time>,
+    /// Its server has been starting since.
+    pub starting_since: Option<Time>,
     /// It has a source and does not receive from it since.
     pub deaf_since: Option<Time>,
+    /// Somebody who is no member may have acknowledged to it since the last marker.
+    pub stranger: bool,
+    /// Those that it had sent away before.
+    strangers: u32,
     /// It was busy with something: nothing is asked of it before this.
     pub not_before: Time,
     /// What was tried, by kind.
@@ -205,6 +211,8 @@ impl Memory {
             self.accounts.clear();
             self.identity = Some(identity);
         }
+        self.stranger |= state.strangers > self.strangers;
+        self.strangers = state.strangers;
         let positions = state.server.as_ref().map(|server| {
             let received = server.replication.as_ref().map(|r| r.gtid_io_pos.clone()).unwrap_or_default();
             (server.gtid_binlog_pos.furthest(&server.gtid_slave_pos), received)
@@ -215,6 +223,7 @@ impl Memory {
         }
         let unwell = state.trouble.is_some() || state.phase == Phase::Running && state.server.is_none();
         keep(&mut self.unwell_since, unwell, now);
+        keep(&mut self.starting_since, state.phase == Phase::Starting, now);
         let replication = state.server.as_ref().and_then(|server| server.replication.as_ref());
         let deaf = replication.is_some_and(|r| r.io != ThreadState::Yes || !r.receives);
         keep(&mut self.deaf_since, deaf, now);
@@ -257,6 +266,9 @@ impl Memory {
     /// A command goes out.
     pub fn begin(&mut self, command: &Command, now: Time) {
         self.in_flight = true;
+        if matches!(command.action, Action::CommitMarker) {
+            self.stranger = false;
+        }
         let aim = aim(&command.action);
         let fresh = Tries { count: 0, last: now, error: None, aim: None };
         let tries = self.tries.entry(Kind::of(&command.action)).or_insert(fresh);

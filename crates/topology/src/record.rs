@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use crate::action::Stamp;
 use crate::gtid::GtidPosition;
@@ -32,12 +33,16 @@ pub mod annotation {
     pub const WANTED: &str = "k8s.mariadb.com/wanted";
     /// The last request for a switchover that was answered.
     pub const ANSWERED: &str = "k8s.mariadb.com/answered";
+    /// The member whose data a person has named and that has taken over: that word is spent.
+    pub const HEEDED: &str = "k8s.mariadb.com/heeded";
     /// `Available`: members that may take over from a primary that nobody hears, separated by commas.
     pub const CANDIDATES: &str = "k8s.mariadb.com/candidates";
     /// `Available`: those of them that the holder's agent knew when it renewed the Lease last.
     pub const RENEWED_WITH: &str = "k8s.mariadb.com/renewed-with";
+    /// `Available`: how long the holder counts that renewal for, in milliseconds.
+    pub const RENEWED_FOR: &str = "k8s.mariadb.com/renewed-for";
     /// All of them.
-    pub const ALL: [&str; 12] = [
+    pub const ALL: [&str; 14] = [
         EPOCH,
         REVISION,
         HOLDER_MEMBER,
@@ -48,8 +53,10 @@ pub mod annotation {
         FIRST,
         WANTED,
         ANSWERED,
+        HEEDED,
         CANDIDATES,
         RENEWED_WITH,
+        RENEWED_FOR,
     ];
 }
 
@@ -116,11 +123,16 @@ pub struct Record {
     pub wanted: Option<MemberName>,
     /// The last request for a switchover that was answered.
     pub answered: Option<String>,
+    /// The member whose data a person has named (`use-data-of`) and that has taken over: an annotation that was left in place must not
+    /// speak again in the next calamity.
+    pub heeded: Option<MemberName>,
     /// `Available`: who may take over from a holder that is only suspected. Empty where that is nobody.
     pub candidates: BTreeSet<MemberName>,
     /// `Available`: the candidates that the holder's agent will ask when it cannot renew the Lease. `None`: it never renewed it in
     /// this epoch, so that nothing limits its time.
     pub renewed_with: Option<BTreeSet<MemberName>>,
+    /// `Available`: how long the holder's agent counts that renewal for. Its configuration may be older than the intent.
+    pub renewed_for: Option<Duration>,
 }
 
 /// A Lease whose annotations are not a record.
@@ -169,8 +181,10 @@ impl Record {
             first: None,
             wanted: self.wanted.clone(),
             answered: self.answered.clone(),
+            heeded: self.heeded.clone(),
             candidates: self.candidates.iter().filter(|name| **name != member).cloned().collect(),
             renewed_with: None,
+            renewed_for: None,
         }
     }
 
@@ -209,12 +223,18 @@ impl Record {
         if let Some(answered) = &self.answered {
             all.insert(annotation::ANSWERED, answered.clone());
         }
+        if let Some(heeded) = &self.heeded {
+            all.insert(annotation::HEEDED, heeded.0.clone());
+        }
         let names = |members: &BTreeSet<MemberName>| join(members.iter().map(|member| member.0.clone()), ",");
         if !self.candidates.is_empty() {
             all.insert(annotation::CANDIDATES, names(&self.candidates));
         }
         if let Some(known) = &self.renewed_with {
             all.insert(annotation::RENEWED_WITH, names(known));
+        }
+        if let Some(limit) = self.renewed_for {
+            all.insert(annotation::RENEWED_FOR, limit.as_millis().to_string());
         }
         all
     }
@@ -272,9 +292,14 @@ impl Record {
             first,
             wanted: annotation(annotation::WANTED).map(|name| MemberName(name.to_owned())),
             answered: annotation(annotation::ANSWERED).map(str::to_owned),
+            heeded: annotation(annotation::HEEDED).map(|name| MemberName(name.to_owned())),
             candidates: list(annotation::CANDIDATES, ',').map(|name| MemberName(name.to_owned())).collect(),
             renewed_with: annotation(annotation::RENEWED_WITH)
                 .map(|_| list(annotation::RENEWED_WITH, ',').map(|name| MemberName(name.to_owned())).collect()),
+            renewed_for: match number(annotation::RENEWED_FOR)? {
+                0 => None,
+                millis => Some(Duration::from_millis(millis)),
+            },
         })
     }
 }
@@ -328,10 +353,12 @@ mod tests {
         let mut second = opened.next_epoch(holder("d2"), 101, "0-1-12,3-1-7".parse().expect("a position"));
         second.ackers = ["d3", "d4"].map(|id| (DataId(id.into()), acker("db-1"))).into();
         second.wanted = Some(MemberName("db-2".into()));
+        second.heeded = Some(MemberName("db-1".into()));
         second.answered = Some("2026-11-23T10:00:00Z".into());
         second.solo = false;
         second.candidates = ["db-0", "db-2"].map(|name| MemberName(name.into())).into();
         second.renewed_with = Some(second.candidates.clone());
+        second.renewed_for = Some(Duration::from_millis(2500));
         let renewed = Record { renewed_with: Some(BTreeSet::new()), ..opened.clone() };
         for record in [empty, first, opened, second, renewed] {
             assert_eq!(round_trip(&record), record);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::action::{Action, Command, Endpoint, Stamp};
+use crate::action::{Action, Command, Endpoint, Stamp, Waits};
 use crate::decide::decide;
 use crate::decision::Decision;
 use crate::gtid::{BinlogState, Gtid, GtidPosition};
@@ -17,6 +17,9 @@ use crate::observation::{Agent, Claim, Observation, Pod, Seen};
 use crate::plan::Course;
 use crate::record::Record;
 use crate::time::Time;
+
+/// As a server is configured where commits are promised.
+const SEMI_SYNC: SemiSync = SemiSync { waits: false, clients: 0, waiting: 0, acknowledges: true, without_end: true };
 
 /// Transactions: who wrote them, and their number.
 type Content = BTreeSet<(u32, u64)>;
@@ -81,7 +84,8 @@ pub(crate) fn replica_state(member: &str, server_id: u32, data_id: &str) -> Memb
             gtid_slave_pos: GtidPosition::default(),
             gtid_binlog_state: BinlogState::default(),
             replication: Some(replication("db-0.ns.svc", server_id)),
-            semi_sync: SemiSync::default(),
+            log_reset: false,
+            semi_sync: SEMI_SYNC,
         }),
         disk: None,
         config_hash: None,
@@ -91,6 +95,7 @@ pub(crate) fn replica_state(member: &str, server_id: u32, data_id: &str) -> Memb
         locks: Locks::default(),
         saved: Vec::new(),
         leaving: false,
+        strangers: 0,
         trouble: None,
         options_refused: None,
     }
@@ -232,7 +237,7 @@ impl World {
         model.state.pod_uid.push('\'');
         if let Some(mut server) = model.state.server.take() {
             server.read_only = true;
-            server.semi_sync = SemiSync::default();
+            server.semi_sync = SEMI_SYNC;
             if let Some(replication) = server.replication.as_mut() {
                 (replication.io, replication.sql) = (ThreadState::No, ThreadState::No);
                 (replication.io_error, replication.sql_error) = (None, None);
@@ -367,6 +372,7 @@ impl World {
         if runs && self.intent.replication && !self.intent.durability.promises() && self.intent.failover.automatic {
             self.renewed = self.now;
             self.record.renewed_with = Some(self.record.candidates.clone());
+            self.record.renewed_for = Some(self.intent.failover.timeout);
         }
     }
 
@@ -544,13 +550,17 @@ impl World {
                         Action::OpenForWrites { opening } => {
                             server.read_only = false;
                             server.replication = None;
-                            server.semi_sync.waits = opening.wait;
+                            server.semi_sync.waits = opening.wait != Waits::Off;
+                            server.semi_sync.without_end |= opening.wait == Waits::WithoutEnd;
                             let locks = &mut model.state.locks.accounts;
                             locks.extend(opening.lock.iter().cloned());
                             locks.retain(|account| !opening.unlock.contains(account));
                             model.state.fence = None;
                         }
-                        Action::SetWaiting { on } => server.semi_sync.waits = *on,
+                        Action::SetWaiting { on } => {
+                            server.semi_sync.waits = *on;
+                            server.semi_sync.without_end |= *on;
+                        }
                         Action::SetReadOnly { .. } => server.read_only = true,
                         Action::Follow { source, .. } => {
                             let mut new = replication(&source.endpoint.host, server_id);

@@ -144,6 +144,7 @@ fn a_stranger_does_not_acknowledge() {
     lab.tell(0, Action::Lock { accounts: vec![account(1), account(2)] }).unwrap();
     lab.sql(1, "STOP SLAVE; CHANGE MASTER TO MASTER_USER='spy', MASTER_PASSWORD='spy'; START SLAVE");
     lab.eventually(0, SOON, |_| lab.log(0).contains("stranger"));
+    lab.eventually(0, SOON, |state| state.strangers > 0);
     lab.eventually(0, SOON, |state| state.server.as_ref().is_some_and(|s| s.semi_sync.clients == 0));
 }
 

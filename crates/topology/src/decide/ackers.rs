@@ -57,6 +57,14 @@ fn fit(pass: &Pass<'_>, member: Member<'_>) -> Result<(), Unfit> {
         _ => return unfit("has no server that runs", true),
     }
     let Some(server) = &state.server else { return unfit("has a server that does not answer", false) };
+    if !server.semi_sync.acknowledges {
+        // Its durability was another one when it was started.
+        return unfit("does not acknowledge before it is restarted (rpl_semi_sync_slave_enabled is off)", true);
+    }
+    if server.log_reset {
+        let why = "has an emptied binary log (RESET MASTER)".to_owned();
+        return Err(Unfit { why, sure: true, for_good: recovers });
+    }
     let lead = pass.lead();
     if let Some(primary) = lead
         && let Some(view::Verdict::Errant(_)) = member.verdict(primary, &pass.record.history)
@@ -114,7 +122,7 @@ pub(super) fn keep(pass: &mut Pass<'_>) -> Flow {
     if !pass.can_order(primary) || pass.closes(primary) {
         return Flow::Next;
     }
-    let steps = [locks, expel, admit, waits, prove];
+    let steps = [strangers, locks, expel, admit, waits, prove];
     for step in steps {
         if step(pass, primary) == Flow::Stop {
             return Flow::Stop;
@@ -149,6 +157,24 @@ fn accounts_there(pass: &Pass<'_>, primary: Member<'_>) -> BTreeSet<String> {
         pass.members().filter(|member| member.replication().is_some()).map(|member| pass.intent.account(member.intent)),
     );
     there
+}
+
+/// Somebody who is nobody's member may have acknowledged what no acker has.
+fn strangers(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
+    if pass.record.solo || !primary.seen.is_some_and(|seen| seen.memory.stranger) {
+        return Flow::Next;
+    }
+    pass.next.solo = true;
+    pass.warn(
+        "StrangerAcknowledged",
+        primary,
+        format!(
+            "a replica that is no member had semi-synchronous replication on and connected to {name}: its connection was killed, but it \
+             may have acknowledged transactions before; no failover before an acker is proven to hold everything",
+            name = primary.name()
+        ),
+    );
+    Flow::Stop
 }
 
 /// Candidates that are not ackers are locked out; everybody else is let in.
@@ -301,7 +327,7 @@ fn admit(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
 /// Waits are on exactly while somebody acknowledges, or must (`Strict`).
 fn waits(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
     let Some(server) = primary.server().filter(|server| !server.read_only) else { return Flow::Next };
-    let on = server.semi_sync.waits;
+    let on = server.semi_sync.promises();
     let strict = pass.intent.durability == Durability::Strict;
     let off = |pass: &mut Pass<'_>| {
         pass.next.solo = true;
@@ -313,7 +339,7 @@ fn waits(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
         pass.next.solo = true;
         return Flow::Stop;
     }
-    if on && pass.record.ackers.is_empty() && !strict {
+    if server.semi_sync.waits && pass.record.ackers.is_empty() && !strict {
         return off(pass);
     }
     if !on && strict {
@@ -354,7 +380,7 @@ fn stuck(pass: &mut Pass<'_>, primary: Member<'_>) -> bool {
 
 /// `solo` is cleared by a marker that an acker holds.
 fn prove(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
-    let waits = primary.server().is_some_and(|server| !server.read_only && server.semi_sync.waits);
+    let waits = primary.server().is_some_and(|server| !server.read_only && server.semi_sync.promises());
     if !pass.record.solo || pass.record.ackers.is_empty() || !waits || !somebody_receives(pass, primary) {
         return Flow::Next;
     }
@@ -414,7 +440,7 @@ pub(super) fn proceed(pass: &mut Pass<'_>, plan: Plan) -> Flow {
         PlanKind::Prove => {
             // Still on: an earlier decision's order to switch them off may have arrived before the marker. From now on
             // nothing lower is accepted, and whatever is higher moves the record on.
-            let waits = primary.server().is_some_and(|server| !server.read_only && server.semi_sync.waits);
+            let waits = primary.server().is_some_and(|server| !server.read_only && server.semi_sync.promises());
             if waits && marker(primary, &plan).is_some_and(|position| acker_holds(pass, &position, None)) {
                 pass.succeed(PROVE);
                 pass.next.solo = false;

@@ -4,10 +4,18 @@ use std::time::Duration;
 
 use super::pass::Pass;
 use super::view::{Content, Member};
-use crate::member::{Phase, ThreadState, Trouble};
+use crate::intent::Durability;
+use crate::member::{DataId, Phase, ServerState, ThreadState, Trouble};
+use crate::memory::Kind;
 use crate::observation::{Agent, Pod};
 use crate::plan::Cause;
+use crate::record::Acker;
 use crate::time::Time;
+
+/// Its server is not running: it can be started again.
+pub(super) const SERVER_EXITED: &str = "ServerExited";
+/// Its server has been starting for long: it may be recovering, and have everything.
+pub(super) const SLOW_START: &str = "SlowStart";
 
 /// What is thought of the record's holder.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +40,9 @@ pub(super) enum Diagnosis {
     },
 }
 
+/// A server that has been starting for so many times `failover.timeout` is not waited for where another one can take over.
+const SLOW: u32 = 2;
+
 fn cause(reason: &'static str, message: String) -> Cause {
     Cause { reason, message, request: None }
 }
@@ -39,7 +50,7 @@ fn cause(reason: &'static str, message: String) -> Cause {
 pub(super) fn diagnose(pass: &Pass<'_>) -> Diagnosis {
     let Some(holder) = &pass.record.holder else { return Diagnosis::NoPrimary };
     if let Some(primary) = pass.primary() {
-        return of_answering(primary);
+        return of_answering(pass, primary);
     }
     let Some(member) = pass.member(&holder.member) else {
         return Diagnosis::Confirmed(cause("MemberGone", format!("{} is no member any more", holder.member)));
@@ -75,14 +86,17 @@ pub(super) fn diagnose(pass: &Pass<'_>) -> Diagnosis {
     }
 }
 
-fn of_answering(primary: Member<'_>) -> Diagnosis {
+fn of_answering(pass: &Pass<'_>, primary: Member<'_>) -> Diagnosis {
     let name = primary.name();
     let Some(state) = primary.state() else { return Diagnosis::Underway };
     let memory = primary.seen.map(|seen| &seen.memory);
-    let unwell = |reason, message| {
-        let since = memory.and_then(|memory| memory.unwell_since);
-        Diagnosis::Suspected { cause: cause(reason, message), since, attempts: None, vetoed_by: None }
+    let suspected_since = |since, reason, message| Diagnosis::Suspected {
+        cause: cause(reason, message),
+        since,
+        attempts: None,
+        vetoed_by: None,
     };
+    let unwell = |reason, message| suspected_since(memory.and_then(|memory| memory.unwell_since), reason, message);
     match (&state.phase, state.trouble, &state.server) {
         (_, Some(Trouble::NotGone), _) => unwell("NotGone", format!("the server of {name} was killed and does not go")),
         (Phase::Running, Some(Trouble::CannotWrite), _) => {
@@ -91,15 +105,53 @@ fn of_answering(primary: Member<'_>) -> Diagnosis {
         (Phase::Running, Some(Trouble::Unresponsive), _) | (Phase::Running, None, None) => {
             unwell("Unresponsive", format!("the server of {name} does not answer"))
         }
-        (Phase::Running, None, Some(_)) => Diagnosis::Well,
+        (Phase::Running, None, Some(server)) => {
+            if let Some(since) = unheard_by_ackers(pass, primary, server) {
+                let why = format!("{name} waits for an acknowledgement, and no acker receives anything from it");
+                return suspected_since(Some(since), "NobodyAcknowledges", why);
+            }
+            if let Some(since) = cannot_open(pass, primary, server) {
+                return suspected_since(Some(since), "CannotOpen", format!("{name} could not be opened again"));
+            }
+            Diagnosis::Well
+        }
         (Phase::Waiting, ..) => {
-            Diagnosis::Confirmed(cause("ServerExited", format!("the server of {name} is not running")))
+            Diagnosis::Confirmed(cause(SERVER_EXITED, format!("the server of {name} is not running")))
         }
         (Phase::Failed { reason: _, message } | Phase::ConfigRefused { message, .. }, ..) => {
             Diagnosis::Confirmed(cause("ServerDoesNotStart", format!("the server of {name} does not start: {message}")))
         }
-        (Phase::Starting | Phase::Stopping | Phase::Initialising | Phase::Cloning { .. }, ..) => Diagnosis::Underway,
+        (Phase::Starting, ..) => match memory.and_then(|memory| memory.starting_since) {
+            Some(since) if pass.now.since(since) >= pass.intent.failover.timeout * SLOW => {
+                suspected_since(Some(since), SLOW_START, format!("the server of {name} has not started yet"))
+            }
+            _ => Diagnosis::Underway,
+        },
+        (Phase::Stopping | Phase::Initialising | Phase::Cloning { .. }, ..) => Diagnosis::Underway,
     }
+}
+
+/// `Strict`: since when no acker has received anything, while commits wait for them, for `failover.timeout` at least. All of them say
+/// so themselves, and none is locked out: it is the primary that is cut off from them, and one of them can take over.
+fn unheard_by_ackers(pass: &Pass<'_>, primary: Member<'_>, server: &ServerState) -> Option<Time> {
+    if pass.intent.durability != Durability::Strict || server.semi_sync.waiting == 0 {
+        return None;
+    }
+    let locked = &primary.state()?.locks.accounts;
+    let deaf = |(data_id, acker): (&DataId, &Acker)| {
+        let member = pass.members().find(|member| member.data_id() == Some(data_id))?;
+        let since = member.seen?.memory.deaf_since;
+        since.filter(|_| !locked.contains(&pass.intent.account_of(acker.server_id)))
+    };
+    let all: Option<Vec<Time>> = pass.record.ackers.iter().map(deaf).collect();
+    all?.into_iter().max().filter(|since| pass.now.since(*since) >= pass.intent.failover.timeout)
+}
+
+/// `Available`: since when it has been closed and could not be opened again, for want of anybody who confirms it. Its agent is heard,
+/// and somebody else could take over.
+fn cannot_open(pass: &Pass<'_>, primary: Member<'_>, server: &ServerState) -> Option<Time> {
+    let fails = primary.seen.is_some_and(|seen| seen.memory.failed(Kind::Open));
+    pass.course.closed_since.filter(|_| server.read_only && fails && !pass.intent.durability.promises())
 }
 
 fn suspected(pass: &Pass<'_>, cause: Cause, since: Option<Time>, attempts: Option<u32>) -> Diagnosis {

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::course::{FAILOVERS_WITHIN, MOST_FAILOVERS, note_change, note_rollback};
-use super::diagnose::{Diagnosis, diagnose, left};
-use super::first::{promote, word};
+use super::diagnose::{Diagnosis, SERVER_EXITED, SLOW_START, diagnose, left};
+use super::first::{promote, start, take_at_word, word};
 use super::judge::{self, applied, held};
 use super::pass::{Flow, Pass};
 use super::view::Member;
 use crate::action::Action;
 use crate::decision::{Refusal, list};
 use crate::gtid::GtidPosition;
-use crate::member::DataId;
+use crate::member::{DataId, MemberState};
 use crate::memory::Kind;
 use crate::mutant::{self, Mutant};
 use crate::plan::{Cause, Phase, Plan, PlanKind, Verdict};
@@ -88,9 +88,10 @@ pub(super) fn consider(pass: &mut Pass<'_>) -> Flow {
         return Flow::Next;
     }
     let diagnosis = diagnose(pass);
-    if !pass.intent.failover.automatic {
+    if !pass.intent.failover.automatic && word(pass).is_none() {
         // Gone data is told elsewhere, with the same way out.
-        let down = matches!(&diagnosis, Diagnosis::Confirmed(cause) | Diagnosis::Suspected { cause, .. } if cause.reason != "DataGone");
+        let down = matches!(&diagnosis, Diagnosis::Confirmed(cause) | Diagnosis::Suspected { cause, .. }
+            if cause.reason != "DataGone" && cause.reason != SLOW_START);
         if let Some(holder) = pass.record.holder.as_ref().filter(|_| down) {
             pass.refuse(Refusal::AutomaticFailoverOff { primary: holder.member.clone() });
         }
@@ -100,13 +101,8 @@ pub(super) fn consider(pass: &mut Pass<'_>) -> Flow {
     if pass.course.failures.contains_key(NAME) && pass.primary().is_none() && word(pass).is_some() {
         return Flow::Next; // It was tried, and a person has named another way.
     }
-    if let Some(refusal) = obstacle(pass) {
-        pass.refuse(refusal);
-        return Flow::Next;
-    }
-    if let Some(refusal) = too_many(pass) {
-        pass.refuse(refusal);
-        return Flow::Next;
+    if let Some(refusal) = obstacle(pass).or_else(|| too_many(pass)) {
+        return refused(pass, cause, refusal);
     }
     let pause = pass.pause(NAME);
     if !pause.is_zero() {
@@ -116,10 +112,54 @@ pub(super) fn consider(pass: &mut Pass<'_>) -> Flow {
     begin(pass, cause)
 }
 
+/// What is not done without being asked: done where a person has said whose data counts, told otherwise.
+fn refused(pass: &mut Pass<'_>, cause: Cause, refusal: Refusal) -> Flow {
+    // It is being started, and has everything.
+    if cause.reason == SLOW_START || cause.reason == SERVER_EXITED && word(pass).is_some() {
+        return Flow::Next;
+    }
+    let Some(named) = word(pass).filter(|named| !pass.is_holder(*named)) else {
+        pass.refuse(refusal);
+        return Flow::Next;
+    };
+    pass.operation = Some(format!("{}: {} takes over, as a person says", cause.message, named.name()));
+    if let Some(primary) = pass.primary().filter(|primary| primary.state().is_some_and(may_still_write)) {
+        pass.order_at_once(primary, Action::SetReadOnly { grace_ms: 0, kill: true });
+    }
+    for member in pass.others() {
+        if member.data_id().is_some() && member.idle() {
+            start(pass, member);
+        }
+    }
+    take_at_word(pass, named);
+    if pass.next.epoch > pass.record.epoch {
+        let lost = vec![format!(
+            "a person has named the data of {} although this stood in the way: {refusal} What only others have acknowledged is not \
+             on it, and is saved from their volumes where they come back",
+            named.name()
+        )];
+        let (since, stamp) = (pass.now, pass.next.stamp());
+        let kind = PlanKind::Failover { cause: cause.clone(), drained_to: BTreeMap::new() };
+        note_change(pass, &Plan { stamp, kind, since, step_since: since, phases: Vec::new() }, cause, named, lost);
+    }
+    Flow::Stop
+}
+
+/// Its server runs, or does not say.
+fn may_still_write(state: &MemberState) -> bool {
+    state.server.as_ref().is_some_and(|server| !server.read_only) || state.trouble.is_some()
+}
+
 /// `Available`: nobody else decides over a primary that nobody hears than the clock. Its agent renews the record, and closes it when
 /// it could not do so for two thirds of this time.
 fn time_is_up(pass: &Pass<'_>) -> bool {
-    pass.record.renewed_with.is_some() && left(pass.now, pass.seen.renewed, pass.intent.failover.timeout).is_zero()
+    pass.record.renewed_with.is_some() && left(pass.now, pass.seen.renewed, time_limit(pass)).is_zero()
+}
+
+/// How long nobody may have heard of the primary: what it counts with itself, where that is longer (a new value reaches its agent
+/// later than the operator).
+fn time_limit(pass: &Pass<'_>) -> Duration {
+    pass.record.renewed_for.unwrap_or_default().max(pass.intent.failover.timeout)
 }
 
 /// `Available`: one that the old primary's agent would have had to ask, and that would have refused this.
@@ -157,7 +197,7 @@ fn due(pass: &mut Pass<'_>, diagnosis: Diagnosis) -> Option<Cause> {
                 return None;
             }
             if !pass.intent.durability.promises() && !time_is_up(pass) {
-                let left = left(pass.now, pass.seen.renewed, failover.timeout);
+                let left = left(pass.now, pass.seen.renewed, time_limit(pass));
                 // Of a primary that is gone, a third of its time has gone by before anybody waits for the rest.
                 if left > failover.timeout / 2 || pass.record.renewed_with.is_none() {
                     pass.refuse(Refusal::NotFenced { primary: name });

@@ -304,10 +304,11 @@ pub(super) fn take_at_word(pass: &mut Pass<'_>, named: Member<'_>) {
     if catches_up(pass, named) || !pass.can_order(named) {
         return;
     }
-    let unread = |member: &Member<'_>| {
-        member.data_id().is_some() && member.server().is_none() && !matches!(member.phase(), Some(Phase::Failed { .. }))
+    let unread = |pass: &Pass<'_>, member: Member<'_>| {
+        let fails = matches!(member.phase(), Some(Phase::Failed { .. }));
+        member.data_id().is_some() && member.server().is_none() && !fails && !pass.is_holder(member)
     };
-    if let Some(unread) = pass.members().find(unread) {
+    if let Some(unread) = pass.members().find(|member| unread(pass, *member)) {
         pass.operation = Some(format!("{} is read before {} takes over", unread.name(), named.name()));
         return;
     }
@@ -322,6 +323,20 @@ pub(super) fn take_at_word(pass: &mut Pass<'_>, named: Member<'_>) {
         pass.warn("TakenAsItIs", named, message);
     }
     start_epoch(pass, named);
+    pass.next.heeded = pass.intent.use_data_of.clone();
+    pass.warn(
+        "DataNamed",
+        named,
+        format!("a person has named the data of {}: it takes over; the annotation can be removed", named.name()),
+    );
+}
+
+/// A word that was taken back, or given anew with another name, may be heeded again.
+pub(super) fn forget_word(pass: &mut Pass<'_>) -> Flow {
+    if pass.record.heeded != pass.intent.use_data_of {
+        pass.next.heeded = None;
+    }
+    Flow::Next
 }
 
 /// Who has transactions that `writer` wrote once and does not have any more?
@@ -339,9 +354,10 @@ fn ahead_of_its_writer(pass: &Pass<'_>, writer: Member<'_>) -> Vec<(MemberName, 
         .collect()
 }
 
-/// The member with data that a person has named.
+/// The member with data that a person has named, where that has not been heeded yet.
 pub(super) fn word<'a>(pass: &Pass<'a>) -> Option<Member<'a>> {
-    pass.member(pass.intent.use_data_of.as_ref()?).filter(|member| member.data_id().is_some())
+    let named = pass.intent.use_data_of.as_ref().filter(|named| pass.record.heeded.as_ref() != Some(named))?;
+    pass.member(named).filter(|member| member.data_id().is_some())
 }
 
 fn lacks(pass: &Pass<'_>, candidate: Member<'_>, all: &[Member<'_>]) -> Vec<(MemberName, Vec<Errant>)> {

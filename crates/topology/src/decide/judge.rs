@@ -1,7 +1,7 @@
 //! What is thought of each member as the next primary.
 
 use super::pass::Pass;
-use super::repair::{Need, need, words};
+use super::repair::{LOG_RESET, Need, need, words};
 use super::view::{self, Member};
 use crate::gtid::GtidPosition;
 use crate::history::{Errant, written_in_term};
@@ -69,6 +69,9 @@ pub(super) fn verdict(pass: &Pass<'_>, member: Member<'_>) -> Verdict {
     };
     if !errant.is_empty() {
         return Verdict::Errant { errant };
+    }
+    if member.server().is_some_and(|server| server.log_reset) {
+        return Verdict::Broken { why: LOG_RESET.to_owned() };
     }
     if let Some(replication) = member.replication()
         && let Need::Repair(error) | Need::Reseed(error) | Need::Person(error) = need(replication)

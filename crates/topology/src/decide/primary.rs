@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::first::{start, take_at_word, word};
 use super::pass::{Flow, Pass};
 use super::view::{Content, Member};
-use crate::action::{Action, Opening};
+use crate::action::{Action, Opening, Waits};
 use crate::decision::Refusal;
 use crate::intent::Durability;
 use crate::member::{MemberName, Phase};
@@ -27,7 +27,12 @@ pub(super) fn close_strays(pass: &mut Pass<'_>) -> Flow {
             pass.warn(
                 "UnexpectedlyWritable",
                 member,
-                format!("{} was writable without holding the lease; it is set read-only", member.name()),
+                format!(
+                    "{name} was writable without holding the lease (somebody typed SET GLOBAL read_only=0?); it is set read-only, and \
+                     what was written on it is saved before its data is replaced. To move the primary: kubectl mariadb switchover \
+                     --to {name}",
+                    name = member.name()
+                ),
             );
         }
     }
@@ -38,7 +43,7 @@ pub(super) fn close_strays(pass: &mut Pass<'_>) -> Flow {
 pub(super) fn opening(pass: &Pass<'_>, record: &Record, holder: &MemberName) -> Opening {
     match pass.intent.durability {
         Durability::Available { semi_sync } => Opening {
-            wait: semi_sync && pass.intent.replication,
+            wait: if semi_sync && pass.intent.replication { Waits::AsConfigured } else { Waits::Off },
             lock: Vec::new(),
             // A copy has the locks of its donor.
             unlock: pass.members().map(|member| pass.intent.account(member.intent)).collect(),
@@ -47,8 +52,9 @@ pub(super) fn opening(pass: &Pass<'_>, record: &Record, holder: &MemberName) -> 
             let somebody = pass
                 .members()
                 .any(|member| member.name() != holder && member.intent.candidate && member.replication().is_some());
+            let wait = strict_or_safe == Durability::Strict || !record.ackers.is_empty() || somebody;
             Opening {
-                wait: strict_or_safe == Durability::Strict || !record.ackers.is_empty() || somebody,
+                wait: if wait { Waits::WithoutEnd } else { Waits::Off },
                 lock: pass.accounts_to_lock(record, holder),
                 unlock: pass.accounts_of_ackers(record),
             }

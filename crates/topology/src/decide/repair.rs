@@ -100,6 +100,20 @@ pub(super) fn words(error: &ServerError) -> String {
     if error.errno == 0 { message } else { format!("error {}: {message}", error.errno) }
 }
 
+/// For people: what is wrong with a member whose binary log somebody emptied, and what they meant to do.
+pub(super) const LOG_RESET: &str = "somebody typed RESET MASTER on it, as a promotion by hand does: what it writes next would be \
+     numbered from 1 again, and others would miss rows in silence. To move the primary: kubectl mariadb switchover --to POD";
+
+/// A binary log that was emptied cannot be filled again: other data, once what was written since is saved.
+pub(super) fn emptied_logs(pass: &mut Pass<'_>) -> Flow {
+    for member in pass.others() {
+        if member.server().is_some_and(|server| server.log_reset) {
+            pass.broken.push((member.name().clone(), LOG_RESET.to_owned()));
+        }
+    }
+    Flow::Next
+}
+
 /// Members that have what the primary has not are named, working or not. Their data is replaced only after that was saved.
 pub(super) fn errant_transactions(pass: &mut Pass<'_>) -> Flow {
     let Some(primary) = pass.primary() else { return Flow::Next };

@@ -135,11 +135,25 @@ impl<'a> Member<'a> {
 
     /// Both threads run, from the member named.
     pub(super) fn replicates(self) -> bool {
-        self.replication().is_some_and(|replication| memory::works(replication) && replication.passed_over == 0)
+        self.server().is_some_and(|server| !server.log_reset)
+            && self.replication().is_some_and(|replication| memory::works(replication) && replication.passed_over == 0)
+    }
+
+    /// What was written on a member whose binary log was emptied: numbered anew, and not told apart by that from what it wrote before.
+    fn written_after_reset(self, server: &ServerState) -> Vec<Errant> {
+        let own = server.gtid_binlog_state.transactions().filter(|gtid| gtid.server_id == self.intent.server_id);
+        own.map(|gtid| Errant { domain: gtid.domain, server_id: gtid.server_id, known: 0, last: gtid.sequence })
+            .collect()
     }
 
     /// Compares with the primary. `None`: one of the two does not answer.
     pub(super) fn verdict(self, primary: Member<'a>, terms: &[Term]) -> Option<Verdict> {
+        if let Some(server) = self.server().filter(|server| server.log_reset) {
+            let errant = self.written_after_reset(server);
+            if !errant.is_empty() {
+                return Some(Verdict::Errant(errant));
+            }
+        }
         let (own, theirs) = (History::of(self.server()?), History::of(primary.server()?));
         let errant = theirs.errant_of(&own, terms);
         if errant.is_empty() {

@@ -45,6 +45,7 @@ fn server() -> ServerState {
         gtid_slave_pos: GtidPosition::default(),
         gtid_binlog_state: BinlogState::default(),
         replication: None,
+        log_reset: false,
         semi_sync: SemiSync::default(),
     }
 }

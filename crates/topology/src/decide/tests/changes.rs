@@ -9,11 +9,11 @@ use crate::observation::Pod;
 use crate::plan::{Forecast, Outcome};
 use crate::scenario::{World, intent, name};
 
-fn safe(replicas: u32) -> World {
+pub(super) fn safe(replicas: u32) -> World {
     world(replicas, Durability::Safe)
 }
 
-fn world(replicas: u32, durability: Durability) -> World {
+pub(super) fn world(replicas: u32, durability: Durability) -> World {
     let mut intent = intent(replicas);
     intent.durability = durability;
     let mut world = World::new(intent);
@@ -25,18 +25,18 @@ fn world(replicas: u32, durability: Durability) -> World {
     world
 }
 
-fn holder(world: &World) -> &str {
+pub(super) fn holder(world: &World) -> &str {
     &world.record.holder.as_ref().expect("a holder").member.0
 }
 
-fn ackers(world: &World) -> Vec<&str> {
+pub(super) fn ackers(world: &World) -> Vec<&str> {
     let mut all: Vec<&str> = world.record.ackers.values().map(|acker| acker.member.0.as_str()).collect();
     all.sort_unstable();
     all
 }
 
 /// Passes until the primary has changed and is told; that pass's decision.
-fn change(world: &mut World) -> Decision {
+pub(super) fn change(world: &mut World) -> Decision {
     for _ in 0..100 {
         let decision = world.pass(|_| true);
         if decision.change.is_some() {

@@ -3,7 +3,9 @@
 mod bring_up;
 mod changes;
 mod laws;
+mod promises;
 mod trouble;
+mod words;
 
 use crate::decision::{Decision, Refusal};
 use crate::scenario::World;
