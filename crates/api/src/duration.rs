@@ -19,8 +19,11 @@ impl GoDuration {
 
 /// A text that is no duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a duration (such as 30s, 1m30s, 500ms): {0:?}")]
+#[error("not a duration (such as 30s, 1m30s, 500ms; at most 31 years): {0:?}")]
 pub struct ParseDurationError(pub String);
+
+/// The longest duration in seconds, 31 years: sums of two still fit everywhere.
+const LONGEST: u64 = 1_000_000_000;
 
 const UNITS: [(&str, f64); 8] =
     [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3600e9), ("d", 86400e9)];
@@ -35,7 +38,7 @@ impl FromStr for GoDuration {
             return Err(fail());
         }
         if let Ok(seconds) = rest.parse::<u64>() {
-            return Ok(Self(Duration::from_secs(seconds)));
+            return if seconds <= LONGEST { Ok(Self(Duration::from_secs(seconds))) } else { Err(fail()) };
         }
         let mut nanos = 0.0;
         while !rest.is_empty() {
@@ -47,7 +50,7 @@ impl FromStr for GoDuration {
             nanos += number * factor;
             rest = &rest[unit..];
         }
-        if nanos > 1e18 {
+        if nanos > LONGEST as f64 * 1e9 {
             return Err(fail());
         }
         Ok(Self(Duration::from_nanos(nanos.round() as u64)))
@@ -84,7 +87,11 @@ impl<'de> Deserialize<'de> for GoDuration {
     }
 }
 
-crate::schema::text_or_number!(GoDuration, r"^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h|d))+$|^[0-9]+$");
+crate::schema::text_or_number!(
+    GoDuration,
+    r"^([0-9]{1,18}(\.[0-9]{1,9})?(ns|us|µs|ms|s|m|h|d))+$|^[0-9]{1,9}$",
+    0_u64..=LONGEST
+);
 
 #[cfg(test)]
 mod tests {
@@ -103,7 +110,7 @@ mod tests {
         ] {
             assert_eq!(text.parse::<GoDuration>().unwrap().0, Duration::from_millis(millis), "{text}");
         }
-        for text in ["", "s", "10 s", "3x", "-1s", "1m30", "1e3s"] {
+        for text in ["", "s", "10 s", "3x", "-1s", "1m30", "1e3s", "18446744073709551615", "999999999h"] {
             assert!(text.parse::<GoDuration>().is_err(), "{text}");
         }
     }

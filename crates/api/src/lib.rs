@@ -11,7 +11,11 @@ pub mod quantity;
 pub mod resolve;
 pub mod resolved;
 mod schema;
-#[allow(unreachable_pub, reason = "the derived schema code refers to the types through private modules")]
+#[allow(
+    unreachable_pub,
+    dead_code,
+    reason = "the derived schema code refers to the types through private modules, and has a copy of each that nobody reads"
+)]
 pub mod spec;
 #[allow(unreachable_pub, reason = "see `spec`")]
 pub mod status;

@@ -13,7 +13,7 @@ pub struct Size(String);
 
 /// A text that is no quantity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a quantity (such as 10Gi, 500M): {0:?}")]
+#[error("not a quantity (such as 10Gi, 500M), or not more than nothing: {0:?}")]
 pub struct ParseQuantityError(pub String);
 
 const SUFFIXES: [(&str, f64); 16] = [
@@ -90,9 +90,11 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
+// More than nothing: one of its digits is none of the zeros.
 crate::schema::text_or_number!(
     Size,
-    r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$"
+    r"^\+?([0-9]*[1-9][0-9]*(\.[0-9]*)?|[0-9]*\.[0-9]*[1-9][0-9]*)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,2})?$",
+    1_u64..=1_152_921_504_606_846_976_u64
 );
 
 /// A string, or a number as if it had been quoted.

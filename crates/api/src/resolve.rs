@@ -128,7 +128,9 @@ pub fn resolve(object: &MariaDB) -> Result<Resolved, Vec<Mistake>> {
         replication,
         suspend,
         maintenance,
+        unreadable,
     } = object.spec.clone();
+    mistakes.0.extend(unreadable);
 
     let replicas = u32::try_from(replicas.unwrap_or(1)).unwrap_or_else(|_| {
         mistakes.add("spec.replicas", "must not be negative");

@@ -6,7 +6,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 
 /// The schema of a type that is written as a text or as a number.
 macro_rules! text_or_number {
-    ($type:ident, $pattern:literal) => {
+    ($type:ident, $pattern:literal, $numbers:expr) => {
         impl schemars::JsonSchema for $type {
             fn schema_name() -> std::borrow::Cow<'static, str> {
                 stringify!($type).into()
@@ -20,7 +20,9 @@ macro_rules! text_or_number {
                 schemars::json_schema!({
                     "x-kubernetes-int-or-string": true,
                     "anyOf": [{ "type": "integer" }, { "type": "string" }],
-                    "pattern": $pattern
+                    "pattern": $pattern,
+                    "minimum": $numbers.start(),
+                    "maximum": $numbers.end()
                 })
             }
         }

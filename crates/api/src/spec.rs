@@ -1,6 +1,7 @@
 //! The kind `MariaDB` as users write it.
 
 mod parts;
+mod reading;
 mod replication;
 mod services;
 
@@ -48,7 +49,7 @@ use crate::quantity::lenient;
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version", priority = 1),
     validation = Rule::new("size(self.metadata.name) <= 48").message("metadata.name: at most 48 characters, so that the names of what is made from it fit").field_path(".metadata.name"),
 )]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
 #[x_kube(validation = Rule::new("!has(self.replicas) || self.replicas <= 1 || (has(self.replication) && has(self.replication.enabled) && self.replication.enabled)").message("spec.replicas: more than one member needs spec.replication.enabled: true").field_path(".replicas"))]
 #[x_kube(validation = Rule::new("!has(self.replication) || !has(self.replication.primary) || !has(self.replication.primary.podIndex) || self.replication.primary.podIndex < (has(self.replicas) && self.replicas > 0 ? self.replicas : 1)").message("spec.replication.primary.podIndex: must be below spec.replicas").field_path(".replication.primary.podIndex"))]
 #[x_kube(validation = Rule::new("!has(oldSelf.storage) || !has(oldSelf.storage.storageClassName) || (has(self.storage) && has(self.storage.storageClassName) && self.storage.storageClassName == oldSelf.storage.storageClassName)").message("spec.storage.storageClassName: cannot be changed").field_path(".storage.storageClassName"))]
@@ -202,4 +203,7 @@ pub struct MariaDBSpec {
     /// Objects are kept as they should be, but no decision about replication is taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<bool>,
+    /// Fields that could not be read, and were left out.
+    #[serde(skip)]
+    pub unreadable: Vec<crate::Mistake>,
 }

@@ -44,7 +44,7 @@ pub struct Replication {
     pub gtid: Option<GtidSettings>,
     /// Same as `gtid.domainId`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 0, max = 4_294_967_295_i64))]
     pub gtid_domain_id: Option<i64>,
     /// `gtid_strict_mode`, true by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -168,7 +168,7 @@ pub struct GtidSettings {
     pub enabled: Option<bool>,
     /// `gtid_domain_id`, 0 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 0, max = 4_294_967_295_i64))]
     pub domain_id: Option<i64>,
 }
 

@@ -1,5 +1,7 @@
 //! The examples that users start from resolve as they stand; mistakes are all named, with their paths.
 
+mod unreadable;
+
 use api::{MariaDB, resolve};
 use serde_json::{Value, json};
 

@@ -105,6 +105,10 @@ impl Cluster {
         apply(&self.client, Some(&self.namespace), value).await;
     }
 
+    pub(crate) async fn try_apply(&self, value: &Value) -> Result<(), kube::Error> {
+        try_apply(&self.client, Some(&self.namespace), value).await
+    }
+
     pub(crate) async fn apply_global(&self, value: &Value) {
         apply(&self.client, None, value).await;
     }
@@ -218,6 +222,10 @@ impl Cluster {
 }
 
 async fn apply(client: &Client, namespace: Option<&str>, value: &Value) {
+    try_apply(client, namespace, value).await.expect("applied");
+}
+
+async fn try_apply(client: &Client, namespace: Option<&str>, value: &Value) -> Result<(), kube::Error> {
     let object: DynamicObject = serde_json::from_value(value.clone()).expect("an object");
     let types = object.types.clone().expect("apiVersion and kind");
     let kind = GroupVersionKind::try_from(&types).expect("a kind");
@@ -227,5 +235,5 @@ async fn apply(client: &Client, namespace: Option<&str>, value: &Value) {
         (None, None) => Api::all_with(client.clone(), &resource),
     };
     let name = object.metadata.name.clone().expect("a name");
-    api.patch(&name, &PatchParams::apply("test").force(), &Patch::Apply(&object)).await.expect("applied");
+    api.patch(&name, &PatchParams::apply("test").force(), &Patch::Apply(&object)).await.map(drop)
 }

@@ -1,6 +1,7 @@
 //! The *resources* loop against the in-process API server: objects, not pods.
 
 mod cluster;
+mod odd_values;
 
 use std::time::Duration;
 
