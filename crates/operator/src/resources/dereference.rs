@@ -1,5 +1,7 @@
 //! All reads: the topology's root and family, ConfigMaps, passwords, certificates, server ids.
 
+use std::collections::BTreeMap;
+
 use api::resolved::{Resolved, RootPassword, SecretKey};
 use api::{MariaDB, names};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -30,7 +32,7 @@ pub(super) async fn dereference(
     given: &MariaDB,
     mut object: Resolved,
 ) -> Result<Dereferenced, Trouble> {
-    let (root, family, members) = topology(context, &object)?;
+    let (root, family) = topology(context, &object)?;
     let split = root.name != object.name;
     if split {
         // Root's account is the primary's own: members that were cloned from it have its password.
@@ -49,20 +51,20 @@ pub(super) async fn dereference(
         let own = object.my_cnf.clone().unwrap_or_default();
         api::resolve::check_config_map(&own, &user_cnf, &mut object).map_err(Trouble::Mistakes)?;
     }
-    let server_id_base = numbers::first_server_id(context, &object, &root.name, &family).await?;
+    let server_id_base = numbers::first_server_id(context, &object, &root, &family).await?;
     Ok(Dereferenced {
         object,
         root,
-        family,
-        single_member: members <= 1,
+        single_member: family.values().sum::<u32>() <= 1,
+        family: family.into_keys().collect(),
         user_cnf,
         replication_password,
         server_id_base,
     })
 }
 
-/// The root, the names of all objects, and the number of all members.
-fn topology(context: &Context, object: &Resolved) -> Result<(Resolved, Vec<String>, u32), Trouble> {
+/// The root, and all objects with the number of members of each.
+fn topology(context: &Context, object: &Resolved) -> Result<(Resolved, BTreeMap<String, u32>), Trouble> {
     let near: Vec<_> = context
         .caches
         .objects
@@ -95,8 +97,8 @@ fn topology(context: &Context, object: &Resolved) -> Result<(Resolved, Vec<Strin
         })?,
         None => object.clone(),
     };
-    let count = members.iter().filter_map(|name| of(name)).map(|other| other.spec.replicas.unwrap_or(1).max(0) as u32);
-    Ok((resolved, members.iter().cloned().collect(), count.sum()))
+    let count = |name: &String| of(name).map_or(0, |other| other.spec.replicas.unwrap_or(1).max(0) as u32);
+    Ok((resolved, members.iter().map(|name| (name.clone(), count(name))).collect()))
 }
 
 /// The user's `my.cnf`: the spec's first, so that lines are the user's lines.
