@@ -80,7 +80,6 @@ pub struct MetadataTemplate {
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.size) || !has(oldSelf.size) || quantity(string(self.size)).compareTo(quantity(string(oldSelf.size))) >= 0").message("spec.storage.size: a volume cannot shrink").field_path(".size"))]
-#[x_kube(validation = Rule::new("(has(self.ephemeral) && self.ephemeral) == (has(oldSelf.ephemeral) && oldSelf.ephemeral)").message("spec.storage.ephemeral: cannot be changed").field_path(".ephemeral"))]
 pub struct Storage {
     /// Size of each member's volume; growing it expands the volumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -63,14 +63,16 @@ async fn carry_out(
     outcome: &mut Outcome,
 ) -> Result<Option<Duration>, Trouble> {
     let context = worker.context.clone();
-    let known = Box::pin(dereference::dereference(&context, given, resolved)).await?;
+    let mut known = Box::pin(dereference::dereference(&context, given, resolved)).await?;
     outcome.user_cnf = Some(known.user_cnf.clone());
     outcome.resolved = Ok(known.object.clone());
+    let (namespace, name) = (known.object.namespace.clone(), known.object.name.clone());
+    let current = context.caches.sets.get(&ObjectRef::new(&name).within(&namespace));
+    let kind_kept = volumes::keep_kind(&mut known.object, current.as_deref());
     let object = &known.object;
     if let Some(Role::ReplicaOf { primary, .. }) = object.replication.as_ref().map(|replication| &replication.role) {
         outcome.behind = (*primary != known.root.name).then(|| known.root.name.clone());
     }
-    let current = context.caches.sets.get(&ObjectRef::new(&object.name).within(&object.namespace));
     let (pods, kept_for) = pods_wanted(&context, given, object, current.as_deref());
     let owner = given.controller_owner_ref(&()).ok_or_else(|| Trouble::Waiting {
         reason: "TopologyNotKnown",
@@ -110,7 +112,7 @@ async fn carry_out(
     apply_all(worker, &children_meta, disruption_budget.as_slice()).await?;
 
     let pod_hash = roll::pod_hash(&stateful_set);
-    let mut notice = kept_for.map(|message| ("ScalingDown", message));
+    let mut notice = kind_kept.or(kept_for.map(|message| ("ScalingDown", message)));
     if let Some(current) = &current {
         if object.update_strategy == UpdateStrategyType::Never {
             stateful_set.spec.template = current.spec.template.clone();

@@ -268,7 +268,10 @@ fn worth_an_event(said: &Said, before: &MariaDBStatus) -> bool {
         condition::READY => !said.status && !matches!(said.reason.as_str(), "Starting" | "MembersNotReady" | "Stopped"),
         condition::CONFIG_VALID => !said.message.is_empty(),
         condition::UNSUPPORTED_FIELD => said.status,
-        _ => matches!(said.reason.as_str(), "ScaleDownRefused" | "StorageCannotShrink" | "VolumeNotExpanded"),
+        _ => matches!(
+            said.reason.as_str(),
+            "ScaleDownRefused" | "StorageCannotShrink" | "StorageCannotChange" | "VolumeNotExpanded"
+        ),
     };
     // Ready repeats what ConfigValid says.
     let repeated = said.kind == condition::READY && said.reason == "ConfigInvalid";

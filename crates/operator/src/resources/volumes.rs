@@ -1,15 +1,16 @@
 //! Volumes grow in place. A StatefulSet's claim templates cannot be changed: it is deleted without its pods and made again.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::resolved::Resolved;
 use api::{Size, names};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::{Api, ResourceExt as _};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Trouble, call};
 use crate::Context;
@@ -65,10 +66,13 @@ pub(super) async fn fit(
         return Ok(Fit::Again);
     }
     let template = |set: &StatefulSet| set.spec.volume_claim_templates.as_ref().and_then(|all| all.first()).cloned();
-    let (Some(has), Some(wants)) = (template(current), template(wanted)) else {
-        wanted.spec.volume_claim_templates.clone_from(&current.spec.volume_claim_templates);
-        return Ok(Fit::Right);
-    };
+    let (Some(has), Some(mut wants)) = (template(current), template(wanted)) else { return Ok(Fit::Right) };
+    // Nothing but the size of claims can change: the rest stays, and is told.
+    let changed = changed(&has, &wants);
+    if !changed.is_empty() {
+        wants.spec = with_size(has.spec.clone(), size_of(&wants));
+        wanted.spec.volume_claim_templates = Some(vec![wants.clone()]);
+    }
     let (before, after) = (requested(&has), requested(&wants));
     if after > before {
         if object.storage.resize_in_use
@@ -93,7 +97,59 @@ pub(super) async fn fit(
             return Ok(Fit::Notice("VolumeNotExpanded", refused));
         }
     }
+    if !changed.is_empty() {
+        let message = format!(
+            "spec.storage: {} of volumes that are there cannot be changed; they stay as they are. Put it back, or move the data to \
+             another object",
+            changed.join(", ")
+        );
+        return Ok(Fit::Notice("StorageCannotChange", message));
+    }
     Ok(Fit::Right)
+}
+
+/// A set's members have volumes or none for good. Gives what is said to a user who wants it otherwise; `object` becomes as it is.
+pub(super) fn keep_kind(object: &mut Resolved, current: Option<&StatefulSet>) -> Option<(&'static str, String)> {
+    let ephemeral = current?.spec.volume_claim_templates.as_ref().is_none_or(Vec::is_empty);
+    if object.storage.ephemeral == ephemeral {
+        return None;
+    }
+    object.storage.ephemeral = ephemeral;
+    let has = if ephemeral { "no volumes" } else { "volumes" };
+    let message = format!("spec.storage.ephemeral: cannot be changed; the members have {has}, and keep to it");
+    Some(("StorageCannotChange", message))
+}
+
+fn size_of(claim: &PersistentVolumeClaim) -> Option<Quantity> {
+    claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage").cloned()
+}
+
+fn with_size(spec: Option<PersistentVolumeClaimSpec>, size: Option<Quantity>) -> Option<PersistentVolumeClaimSpec> {
+    let mut spec = spec?;
+    if let Some(size) = size {
+        let resources = spec.resources.get_or_insert_default();
+        resources.requests.get_or_insert_default().insert("storage".to_owned(), size);
+    }
+    Some(spec)
+}
+
+/// Fields of a claim, but its size, in which one template differs from another.
+fn changed(has: &PersistentVolumeClaim, wants: &PersistentVolumeClaim) -> Vec<String> {
+    let fields = |claim: &PersistentVolumeClaim| -> BTreeMap<String, Value> {
+        let mut spec = claim.spec.clone().unwrap_or_default();
+        // What the API server fills in.
+        spec.volume_mode.get_or_insert_with(|| "Filesystem".to_owned());
+        if let Some(requests) = spec.resources.as_mut().and_then(|resources| resources.requests.as_mut()) {
+            requests.remove("storage");
+        }
+        serde_json::from_value(json!(spec)).unwrap_or_default()
+    };
+    let (has, wants) = (fields(has), fields(wants));
+    let mut names: Vec<String> =
+        has.keys().chain(wants.keys()).filter(|name| has.get(*name) != wants.get(*name)).cloned().collect();
+    names.sort();
+    names.dedup();
+    names
 }
 
 /// Gives what the API server says when it refuses (a class whose volumes cannot grow): the members go on meanwhile.
@@ -147,4 +203,26 @@ pub(super) fn growing(context: &Context, object: &Resolved) -> Option<(&'static 
         .map(|claim| claim.name_any())
         .collect();
     (!waiting.is_empty()).then(|| ("ResizingVolumes", format!("waiting for larger volumes: {}", waiting.join(", "))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(spec: Value) -> PersistentVolumeClaim {
+        serde_json::from_value(json!({"spec": spec})).expect("a claim")
+    }
+
+    #[test]
+    fn a_claim_may_grow_and_nothing_else() {
+        let small = claim(json!({"accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem",
+            "resources": {"requests": {"storage": "1Gi"}}}));
+        let large = claim(json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "2Gi"}}}));
+        assert!(changed(&small, &large).is_empty());
+        let other = claim(json!({"accessModes": ["ReadWriteMany"], "storageClassName": "fast",
+            "resources": {"requests": {"storage": "2Gi"}}}));
+        assert_eq!(changed(&small, &other), ["accessModes", "storageClassName"]);
+        let kept = with_size(small.spec.clone(), size_of(&other));
+        assert_eq!(kept, with_size(small.spec, Some(Quantity("2Gi".into()))));
+    }
 }
