@@ -1,11 +1,13 @@
 //! From what a user wrote to what it means: defaults, aliases, units, rules across fields. All mistakes at once.
 
 mod config;
+mod follow;
 mod replication;
 
 use std::fmt;
 
 pub use config::{check_config_map, place};
+pub use follow::follow;
 use kube::ResourceExt as _;
 
 use crate::names;
@@ -124,7 +126,7 @@ pub fn resolve(object: &MariaDB) -> Result<Resolved, Vec<Mistake>> {
         tls,
         network_policy: _,
         adopt,
-        bootstrap_from: _,
+        bootstrap_from,
         replication,
         suspend,
         maintenance,
@@ -144,6 +146,12 @@ pub fn resolve(object: &MariaDB) -> Result<Resolved, Vec<Mistake>> {
         mistakes.add(
             "spec.adopt.enabled",
             "adopting an existing StatefulSet is not built yet; nothing is made for this object",
+        );
+    }
+    if bootstrap_from.is_some() {
+        mistakes.add(
+            "spec.bootstrapFrom",
+            "first data from elsewhere is not built yet; nothing is made for this object, so that no empty server is taken for it",
         );
     }
     let port = u16::try_from(port.unwrap_or(3306)).unwrap_or_else(|_| {
@@ -191,6 +199,9 @@ pub fn resolve(object: &MariaDB) -> Result<Resolved, Vec<Mistake>> {
                 format!("accounts and databases are made from the spec: use {field}"),
             );
         }
+    }
+    if let Some(replication) = replication.as_ref().filter(|_| !replicates) {
+        replication::refuse_disabled(replication, &mut mistakes);
     }
     let replication = replication
         .filter(|_| replicates)
@@ -260,7 +271,8 @@ pub fn resolve(object: &MariaDB) -> Result<Resolved, Vec<Mistake>> {
 fn secret_key(reference: Option<GeneratedSecretKeyRef>, own: &str) -> SecretKey {
     match reference {
         Some(GeneratedSecretKeyRef { name, key, generate }) => {
-            SecretKey { name, key: key.unwrap_or_else(|| "password".to_owned()), generate: generate.unwrap_or(false) }
+            let key = key.unwrap_or_else(|| "password".to_owned());
+            SecretKey { name, key, generate: generate.unwrap_or(false) }
         }
         None => SecretKey { name: own.to_owned(), key: "password".to_owned(), generate: true },
     }

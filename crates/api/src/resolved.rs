@@ -275,8 +275,6 @@ pub struct Account {
     pub user: String,
     /// Their password.
     pub password: SecretKey,
-    /// The object itself named user or password (a split object that does not follows its root).
-    pub given: bool,
 }
 
 /// How members replicate.

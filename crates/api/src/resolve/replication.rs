@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kube::ResourceExt as _;
 
-use super::{Mistakes, secret_key};
+use super::{Mistakes, follow, secret_key};
 use crate::duration::GoDuration;
 use crate::names;
 use crate::resolved::{Account, ReplicaIntent, ReplicationIntent, Role, ServiceRef, WantedPrimary};
@@ -104,8 +104,8 @@ pub(super) fn resolve(
         }
     };
     let failover_timeout = duration(failover.timeout, 5);
-    let regional = matches!(&role, Role::ReplicaOf { through: Some(_), .. });
-    ReplicationIntent {
+    let default_timeout = replica.connection_timeout.is_none();
+    let mut resolved = ReplicationIntent {
         wanted_primary,
         automatic_failover: automatic_failover.unwrap_or(true),
         failover_delay: failover_delay.map_or(Duration::ZERO, |d| d.0),
@@ -121,8 +121,26 @@ pub(super) fn resolve(
         gtid_domain: gtid_domain.unwrap_or(0).clamp(0, i64::from(u32::MAX)) as u32,
         gtid_strict: gtid_strict_mode.unwrap_or(true),
         account: resolve_account(object, &role, account.unwrap_or_default(), &replica, mistakes),
-        replica: resolve_replica(replica, failover_timeout, regional, mistakes, warnings),
+        replica: resolve_replica(replica, mistakes, warnings),
         role,
+    };
+    // Of a split object's, its root's failover timeout decides: see `follow`.
+    if default_timeout || resolved.role == Role::Root {
+        follow::net_timeout(&mut resolved, default_timeout, warnings);
+    }
+    resolved
+}
+
+/// Without `enabled: true` nothing of it takes effect but the server id.
+pub(super) fn refuse_disabled(replication: &Replication, mistakes: &mut Mistakes) {
+    let written = serde_json::to_value(replication).unwrap_or_default();
+    for (field, value) in written.as_object().into_iter().flatten() {
+        if matches!(field.as_str(), "enabled" | "serverIdStartIndex") {
+            continue;
+        }
+        let inner = value.as_object().filter(|inner| field == "replica" && inner.contains_key("primaryName"));
+        let path = if inner.is_some() { "replica.primaryName" } else { field };
+        mistakes.add(format!("{PREFIX}.{path}"), "takes effect only with spec.replication.enabled: true");
     }
 }
 
@@ -180,19 +198,12 @@ fn resolve_account(
         Role::ReplicaOf { primary, .. } => primary.clone(),
     };
     Account {
-        given: user.is_some() || password.is_some(),
         user: user.unwrap_or_else(|| "repl".to_owned()),
         password: secret_key(password, &names::replication_secret(&root)),
     }
 }
 
-fn resolve_replica(
-    replica: Replica,
-    failover_timeout: Duration,
-    regional: bool,
-    mistakes: &mut Mistakes,
-    warnings: &mut Mistakes,
-) -> ReplicaIntent {
+fn resolve_replica(replica: Replica, mistakes: &mut Mistakes, warnings: &mut Mistakes) -> ReplicaIntent {
     let max_lag = mistakes.agree(&[
         ("spec.replication.replica.maxLagSeconds", replica.max_lag_seconds.map(|seconds| seconds.max(1) as u64)),
         ("spec.replication.replica.maxDelay", replica.max_delay.map(GoDuration::seconds_up)),
@@ -200,19 +211,25 @@ fn resolve_replica(
     if matches!(replica.gtid, Some(GtidMode::CurrentPos | GtidMode::CurrentPosGo)) {
         warnings.add(format!("{PREFIX}.replica.gtid"), "current_pos is unsafe across failovers; slave_pos is used");
     }
-    let default_timeout = if regional { Duration::from_secs(30) } else { failover_timeout + Duration::from_secs(5) };
-    let net_timeout = replica.connection_timeout.map_or(default_timeout, |d| d.0);
-    if net_timeout < Duration::from_secs(1) {
+    // The default depends on the failover timeout that counts: the caller sets it.
+    let net_timeout = replica.connection_timeout.map_or(Duration::ZERO, |d| d.0);
+    if replica.connection_timeout.is_some() && net_timeout < Duration::from_secs(1) {
         mistakes.add(format!("{PREFIX}.replica.connectionTimeout"), "at least 1s");
-    } else if net_timeout < failover_timeout + Duration::from_secs(5) {
-        warnings.add(
-            format!("{PREFIX}.replica.connectionTimeout"),
-            format!(
-                "{} is shorter than failover.timeout + 5s ({}): a replica may be reconnecting just when a failover needs it",
-                GoDuration(net_timeout),
-                GoDuration(failover_timeout + Duration::from_secs(5))
-            ),
-        );
+    }
+    if replica.candidate == Some(true) {
+        for (field, held) in [
+            ("delay", replica.delay.is_some_and(|delay| !delay.0.is_zero())),
+            ("semiSync: false", replica.semi_sync == Some(false)),
+        ] {
+            if held {
+                mistakes.add(
+                    format!("{PREFIX}.replica.candidate"),
+                    format!(
+                        "contradicts {PREFIX}.replica.{field}: such members do not hold what the primary has committed"
+                    ),
+                );
+            }
+        }
     }
     let recovery = replica.recovery.unwrap_or_default();
     ReplicaIntent {

@@ -1,5 +1,6 @@
 //! The examples that users start from resolve as they stand; mistakes are all named, with their paths.
 
+mod split;
 mod unreadable;
 
 use api::{MariaDB, resolve};
@@ -163,6 +164,50 @@ fn replicas_without_replication() {
     }));
     let mistakes = resolve(&object).unwrap_err();
     assert_eq!(mistakes[0].path, "spec.replicas");
+}
+
+fn mistakes(spec: Value) -> Vec<String> {
+    let object = object(json!({
+        "apiVersion": "k8s.mariadb.com/v1alpha1", "kind": "MariaDB", "metadata": { "name": "db" }, "spec": spec
+    }));
+    resolve(&object).err().unwrap_or_default().into_iter().map(|mistake| mistake.path).collect()
+}
+
+#[test]
+fn replication_fields_need_replication() {
+    let replication =
+        json!({ "replica": { "primaryName": "other" }, "failover": { "retries": 1 }, "serverIdStartIndex": 9 });
+    assert_eq!(
+        mistakes(json!({ "replication": replication })),
+        ["spec.replication.failover", "spec.replication.replica.primaryName"]
+    );
+    assert_eq!(mistakes(json!({ "replication": { "enabled": false, "serverIdStartIndex": 9 } })), [""; 0]);
+}
+
+#[test]
+fn a_candidate_neither_lags_on_purpose_nor_keeps_silent() {
+    let replica = |replica: Value| mistakes(json!({ "replication": { "enabled": true, "replica": replica } }));
+    let candidate = ["spec.replication.replica.candidate"];
+    assert_eq!(replica(json!({ "candidate": true, "delay": "1h" })), candidate);
+    assert_eq!(replica(json!({ "candidate": true, "semiSync": false })), candidate);
+    assert_eq!(replica(json!({ "candidate": true, "semiSync": true, "delay": "0s" })), [""; 0]);
+    assert_eq!(replica(json!({ "candidate": false, "delay": "1h" })), [""; 0]);
+}
+
+#[test]
+fn no_empty_server_stands_in_for_data_from_elsewhere() {
+    assert_eq!(mistakes(json!({ "bootstrapFrom": { "backupRef": { "name": "b" } } })), ["spec.bootstrapFrom"]);
+}
+
+#[test]
+fn a_name_has_48_characters_at_most() {
+    let named = |length: usize| {
+        resolve(&object(json!({
+            "apiVersion": "k8s.mariadb.com/v1alpha1", "kind": "MariaDB", "metadata": { "name": "n".repeat(length) }, "spec": {}
+        })))
+    };
+    assert!(named(48).is_ok());
+    assert!(named(49).unwrap_err()[0].to_string().starts_with("metadata.name: 49 characters; at most 48 fit"));
 }
 
 #[test]

@@ -33,17 +33,9 @@ pub(super) async fn dereference(
     mut object: Resolved,
 ) -> Result<Dereferenced, Trouble> {
     let (root, family) = topology(context, &object)?;
-    let split = root.name != object.name;
-    if split {
-        // Root's account is the primary's own: members that were cloned from it have its password.
-        if given.spec.root_password_secret_key_ref.is_none() && !given.spec.root_empty_password.unwrap_or(false) {
-            object.root_password = root.root_password.clone();
-        }
-        if let (Some(own), Some(theirs)) = (&mut object.replication, &root.replication)
-            && !own.account.given
-        {
-            own.account = theirs.account.clone();
-        }
+    if root.name != object.name {
+        // Members that were cloned from the primary have its accounts and their passwords.
+        api::resolve::follow(&mut object, &given.spec, &root);
     }
     let replication_password = object.replication.as_ref().map(|replication| replication.account.password.clone());
     let user_cnf = user_cnf(context, &object).await?;
