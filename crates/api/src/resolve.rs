@@ -272,9 +272,9 @@ fn secret_key(reference: Option<GeneratedSecretKeyRef>, own: &str) -> SecretKey 
     match reference {
         Some(GeneratedSecretKeyRef { name, key, generate }) => {
             let key = key.unwrap_or_else(|| "password".to_owned());
-            SecretKey { name, key, generate: generate.unwrap_or(false) }
+            SecretKey { name, key, generate: generate.unwrap_or(false), ours: false }
         }
-        None => SecretKey { name: own.to_owned(), key: "password".to_owned(), generate: true },
+        None => SecretKey { name: own.to_owned(), key: "password".to_owned(), generate: true, ours: true },
     }
 }
 

@@ -86,6 +86,8 @@ pub struct SecretKey {
     pub key: String,
     /// Made when it does not exist.
     pub generate: bool,
+    /// The user named none: it is made under a name of ours, and another one of that name is not taken for it.
+    pub ours: bool,
 }
 
 /// Root's password.

@@ -88,6 +88,23 @@ pub(super) async fn child<K: Kind>(
     Ok(())
 }
 
+/// Why something that is there is not the object's (its name and UID) to use or change; `None`: it is.
+pub(super) fn refusal(kind: &'static str, name: &str, found: &Child, (ours, uid): (&str, &str)) -> Option<Trouble> {
+    let owner = match &found.owner {
+        Some((_, theirs)) if theirs == uid => return None,
+        // Its owner was deleted, and made again: the garbage collector removes what the old one left.
+        Some((theirs, _)) if theirs == ours => {
+            return Some(Trouble::Waiting {
+                reason: "ChildBeingDeleted",
+                message: format!("{kind} {name} of the former MariaDB {ours} is still being deleted"),
+            });
+        }
+        Some((theirs, _)) => format!("the MariaDB {theirs}"),
+        None => "nobody that the operator knows (it has no owner)".to_owned(),
+    };
+    Some(Trouble::NameTaken { kind, name: name.to_owned(), owner })
+}
+
 /// Refuses to touch what belongs to another object, or to nobody of ours. Asked of all children before any is applied.
 pub(super) async fn claim<K: Kind>(
     context: &Context,
@@ -108,32 +125,17 @@ pub(super) async fn claim<K: Kind>(
             .await?
             .map(|found| Child::of(&found.metadata)),
     };
-    match known {
-        Some(known) if known.owner.as_ref().map(|(_, uid)| uid) != own.as_ref().map(|(_, uid)| uid) => {
-            // Its owner was deleted, and made again: the garbage collector removes what the old one left.
-            let owner = match (&known.owner, &own) {
-                (Some((theirs, _)), Some((ours, _))) if theirs == ours => {
-                    return Err(Trouble::Waiting {
-                        reason: "ChildBeingDeleted",
-                        message: format!("{kind} {name} of the former MariaDB {ours} is still being deleted"),
-                    });
-                }
-                (Some((theirs, _)), _) => format!("the MariaDB {theirs}"),
-                (None, _) => "nobody that the operator knows (it has no owner)".to_owned(),
-            };
-            Err(Trouble::NameTaken { kind, name, owner })
-        }
-        _ => {
-            let Some((ours, uid)) = own else { return Ok(()) };
-            let namespace = object.meta().namespace.clone().unwrap_or_default();
-            let mut claims = context.claims.lock().unwrap_or_else(PoisonError::into_inner);
-            let (holder, theirs) = claims.entry((kind, namespace, name.clone())).or_insert((uid.clone(), ours));
-            if *holder == uid {
-                return Ok(());
-            }
-            Err(Trouble::NameTaken { kind, name, owner: format!("the MariaDB {theirs}") })
-        }
+    let Some((ours, uid)) = own else { return Ok(()) };
+    if let Some(refusal) = known.and_then(|known| refusal(kind, &name, &known, (&ours, &uid))) {
+        return Err(refusal);
     }
+    let namespace = object.meta().namespace.clone().unwrap_or_default();
+    let mut claims = context.claims.lock().unwrap_or_else(PoisonError::into_inner);
+    let (holder, theirs) = claims.entry((kind, namespace, name.clone())).or_insert((uid.clone(), ours));
+    if *holder == uid {
+        return Ok(());
+    }
+    Err(Trouble::NameTaken { kind, name, owner: format!("the MariaDB {theirs}") })
 }
 
 /// Removes children of a kind that are no longer wanted.

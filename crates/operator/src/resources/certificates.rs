@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use api::names;
+use api::{Resolved, names};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -15,9 +15,11 @@ use rcgen::{
     SanType,
 };
 
-use super::apply::apply;
+use super::apply::{apply, refusal};
+use super::secrets::describe;
 use super::{Trouble, call};
 use crate::Context;
+use crate::watches::Child;
 
 /// Annotation: what a certificate was issued for. It is issued anew when that is something else.
 const ISSUED_FOR: &str = "k8s.mariadb.com/issued-for";
@@ -62,9 +64,20 @@ fn validity(params: &mut CertificateParams, days: i64, now: Timestamp) {
     (params.not_before, params.not_after) = (day(-1), day(days));
 }
 
+/// Names of the longest that objects may have fit: X.509 allows 64 characters (RFC 5280, `ub-common-name`).
+fn common_name(root: &str) -> String {
+    format!("{root} CA")
+}
+
+/// A Secret that somebody else made is neither overwritten nor trusted.
+fn refuse_others(secret: &Secret, owner: (&str, &str)) -> Result<(), Trouble> {
+    let name = secret.metadata.name.as_deref().unwrap_or_default();
+    refusal("Secret", name, &Child::of(&secret.metadata), owner).map_or(Ok(()), Err)
+}
+
 fn new_ca(root: &str, now: Timestamp) -> Result<Ca, rcgen::Error> {
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, format!("{root} CA of mariadb-operator"));
+    params.distinguished_name.push(DnType::CommonName, common_name(root));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     validity(&mut params, CA_DAYS, now);
@@ -73,16 +86,15 @@ fn new_ca(root: &str, now: Timestamp) -> Result<Ca, rcgen::Error> {
 }
 
 /// The CA of a topology; the root's own loop makes it (`maker`: metadata of what it makes).
-pub(super) async fn ca(
-    context: &Context,
-    namespace: &str,
-    root: &str,
-    maker: Option<&ObjectMeta>,
-) -> Result<Ca, Trouble> {
-    let api: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
-    let name = names::ca(root);
+pub(super) async fn ca(context: &Context, root: &Resolved, maker: Option<&ObjectMeta>) -> Result<Ca, Trouble> {
+    let api: Api<Secret> = Api::namespaced(context.client.clone(), &root.namespace);
+    let name = names::ca(&root.name);
     let what = || format!("Secret {name} (the topology's CA)");
     if let Some(secret) = call(what, api.get_opt(&name)).await? {
+        refuse_others(&secret, (&root.name, &root.uid))?;
+        if let Some(meta) = maker {
+            describe(&api, &secret, meta).await?;
+        }
         return match (text(&secret, CERTIFICATE), text(&secret, KEY)) {
             (Some(certificate), Some(key)) => Ok(Ca { certificate, key }),
             _ => Err(Trouble::Certificate { what: what(), message: format!("it has no {CERTIFICATE} or no {KEY}") }),
@@ -91,10 +103,10 @@ pub(super) async fn ca(
     let Some(meta) = maker else {
         return Err(Trouble::Waiting {
             reason: "CertificateNotReady",
-            message: format!("waiting for the MariaDB {root} to make the Secret {name}"),
+            message: format!("waiting for the MariaDB {} to make the Secret {name}", root.name),
         });
     };
-    let ca = new_ca(root, Timestamp::now()).map_err(|error| trouble(&what(), error))?;
+    let ca = new_ca(&root.name, Timestamp::now()).map_err(|error| trouble(&what(), error))?;
     let secret = Secret {
         metadata: ObjectMeta { name: Some(name.clone()), ..meta.clone() },
         data: Some(data([(CA_CERTIFICATE, &ca.certificate), (CERTIFICATE, &ca.certificate), (KEY, &ca.key)])),
@@ -133,10 +145,12 @@ pub(super) async fn ensure(
     let what = || format!("Secret {} (a certificate)", leaf.secret);
     let issued_for = manifests::hash(&(leaf.common_name, leaf.names, &ca.certificate));
     if let Some(secret) = call(what, api.get_opt(&leaf.secret)).await? {
+        let (owner, uid) = Child::of(meta).owner.unwrap_or_default();
+        refuse_others(&secret, (&owner, &uid))?;
         let annotations = secret.metadata.annotations.as_ref();
         let same = annotations.and_then(|all| all.get(ISSUED_FOR)) == Some(&issued_for);
         if same && text(&secret, CERTIFICATE).is_some() && text(&secret, KEY).is_some() {
-            return Ok(());
+            return describe(&api, &secret, meta).await;
         }
     }
     let (certificate, key) = issue(ca, leaf, Timestamp::now()).map_err(|error| trouble(&what(), error))?;
@@ -154,6 +168,11 @@ pub(super) async fn ensure(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_longest_name_fits_into_the_cas() {
+        assert!(common_name(&"n".repeat(names::MAX_NAME)).len() <= 64);
+    }
 
     #[test]
     fn a_certificate_is_trusted_by_its_ca() {

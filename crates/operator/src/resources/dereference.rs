@@ -134,35 +134,35 @@ pub(super) async fn ensure_secrets(
     let Dereferenced { object, root, replication_password, .. } = known;
     let namespace = &object.namespace;
     let is_root = root.name == object.name;
+    let inherit = object.pod.inherit.clone();
+    let mut labels = inherit.labels.unwrap_or_default();
+    labels.extend(names::labels(&object.name, &root.name));
     let meta = ObjectMeta {
         namespace: Some(namespace.clone()),
-        labels: Some(names::labels(&object.name, &root.name)),
+        labels: Some(labels),
+        annotations: inherit.annotations,
         owner_references: given.controller_owner_ref(&()).map(|owner| vec![owner]),
         ..ObjectMeta::default()
     };
-    // A split object's default is its root's: that one makes it.
-    let not_made_here = |key: &SecretKey, roots: Option<&SecretKey>| SecretKey {
-        generate: key.generate && (is_root || Some(key) != roots),
-        ..key.clone()
-    };
-    let mut missing = Vec::new();
+    // A split object's passwords are its root's: that one makes them.
+    let mut passwords = Vec::new();
     if let RootPassword::Secret(key) = &object.root_password {
-        let roots = match &root.root_password {
-            RootPassword::Secret(key) => Some(key),
-            RootPassword::Empty => None,
-        };
-        let key = not_made_here(key, roots);
-        missing.push(secrets::ensure(context, namespace, &key, "root's password", &meta).await);
+        passwords.push((key, "root's password".to_owned(), "spec.rootPasswordSecretKeyRef"));
     }
     if let Some(key) = replication_password {
-        let key = not_made_here(key, root.replication.as_ref().map(|replication| &replication.account.password));
-        missing.push(secrets::ensure(context, namespace, &key, "the replication accounts' password", &meta).await);
+        let field = "spec.replication.replication.passwordSecretKeyRef";
+        passwords.push((key, "the replication accounts' password".to_owned(), field));
     }
     if let Some(user) = &object.user {
-        let what = format!("the password of {}", user.name);
-        missing.push(secrets::ensure(context, namespace, &user.password, &what, &meta).await);
+        passwords.push((&user.password, format!("the password of {}", user.name), "spec.passwordSecretKeyRef"));
     }
-    let ca = certificates::ca(context, namespace, &root.name, is_root.then_some(&meta)).await;
+    let mut missing = Vec::new();
+    for (key, what_for, field) in &passwords {
+        let key = SecretKey { generate: key.generate && is_root, ..(*key).clone() };
+        let password = secrets::Password { key: &key, what_for, field, owner: (&root.name, &root.uid) };
+        missing.push(secrets::ensure(context, namespace, &password, &meta).await);
+    }
+    let ca = certificates::ca(context, root, is_root.then_some(&meta)).await;
     match ca {
         Err(trouble) => missing.push(Err(trouble)),
         Ok(ca) => {

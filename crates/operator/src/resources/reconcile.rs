@@ -12,7 +12,7 @@ use kube::{Resource as _, ResourceExt as _};
 use manifests::{Children, Input};
 
 use super::apply::{child, claim, prune, release};
-use super::{Trouble, Worker, dereference, roll, volumes};
+use super::{Trouble, Worker, dereference, roll, secrets, volumes};
 use crate::Context;
 use crate::watches::{Child, kind_of};
 
@@ -133,6 +133,10 @@ async fn carry_out(
 
     let rolled = roll::roll(worker, given, object, &known.family, pod_hash.as_deref()).await?;
     outcome.updating = notice.or(rolled.updating).or_else(|| volumes::growing(&context, object));
+    // No pod mounts it any more.
+    if !object.tls && outcome.updating.is_none() {
+        secrets::remove(&context, &names::server_tls(&object.name), &children_meta).await?;
+    }
     let look = object.my_cnf_from.is_some().then_some(LOOK_AT_CONFIG);
     Ok(rolled.again.into_iter().chain(look).min())
 }

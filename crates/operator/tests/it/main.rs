@@ -2,6 +2,7 @@
 
 mod cluster;
 mod odd_values;
+mod refusals;
 
 use std::time::Duration;
 
