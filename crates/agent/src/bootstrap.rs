@@ -124,8 +124,8 @@ async fn first_session(target: &sql::Target) -> Result<sql::Session, Phase> {
 
 async fn accounts(shared: &Shared, session: &mut sql::Session) -> Result<(), Phase> {
     let mut statements = vec![
-        // A mode of the user's (NO_BACKSLASH_ESCAPES) would make another password of a quoted one.
-        "SET SESSION sql_mode=''".to_owned(),
+        // A mode of the user's (NO_BACKSLASH_ESCAPES) would make another password of a quoted one; or refuse what follows.
+        "SET SESSION sql_mode='', SESSION sql_safe_updates=0".to_owned(),
         "DELETE FROM mysql.global_priv WHERE User=''".to_owned(),
         "DELETE FROM mysql.global_priv WHERE User='root' AND Host<>'localhost'".to_owned(),
         "DROP DATABASE IF EXISTS test".to_owned(),
@@ -246,4 +246,16 @@ fn for_scripts(shared: &Shared, socket: &Path) -> Vec<(&'static str, String)> {
 pub(crate) fn last_lines(text: &str) -> String {
     let lines: Vec<_> = text.lines().rev().map(str::trim).filter(|line| !line.is_empty()).take(4).collect();
     lines.into_iter().rev().collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_users_time_zone_waits_for_its_tables() {
+        let mut command = tokio::process::Command::new("mariadbd");
+        small(&mut command, Path::new("/data"));
+        assert!(command.as_std().get_args().any(|argument| argument == "--default-time-zone=SYSTEM"));
+    }
 }

@@ -21,6 +21,7 @@ macro_rules! text_or_number {
                     "x-kubernetes-int-or-string": true,
                     "anyOf": [{ "type": "integer" }, { "type": "string" }],
                     "pattern": $pattern,
+                    "maxLength": 64,
                     "minimum": $numbers.start(),
                     "maximum": $numbers.end()
                 })
