@@ -63,3 +63,25 @@ fn weed(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kube::core::ObjectList;
+    use serde_json::json;
+
+    use super::*;
+    use crate::MariaDB;
+
+    #[test]
+    fn one_object_does_not_spoil_a_list() {
+        let bad = json!({ "storage": { "size": 0 } });
+        // As it is derived, it would.
+        assert!(MariaDBSpec::deserialize(&bad).is_err());
+        let item = |name: &str, spec: &Value| json!({ "metadata": { "name": name }, "spec": spec });
+        let list = json!({ "apiVersion": "k8s.mariadb.com/v1alpha1", "kind": "MariaDBList", "metadata": {},
+            "items": [item("bad", &bad), item("good", &json!({ "replicas": 1 }))] });
+        let list: ObjectList<MariaDB> = serde_json::from_value(list).unwrap();
+        assert_eq!(list.items[0].spec.unreadable[0].path, "spec.storage.size");
+        assert_eq!(list.items[1].spec.replicas, Some(1));
+    }
+}

@@ -70,6 +70,25 @@ async fn the_seeds_objects_get_all_their_children() {
 }
 
 #[tokio::test]
+async fn the_seeds_other_objects_are_accepted_and_say_what_is_not_built() {
+    let cluster = Cluster::start("production").await;
+    for name in
+        ["01-primary.yaml", "02-root-secret.yaml", "12-region2.yaml", "13-region2-local.yaml", "19-adopt-primary.yaml"]
+    {
+        cluster.apply_example(name).await;
+    }
+    // Their accounts and Secrets are those of the root: nobody waits for Secrets of their own.
+    for name in ["mariadb-primary", "mariadb-replica-region2", "mariadb-replica-local-region2"] {
+        cluster.get::<StatefulSet>(name).await;
+    }
+    let warning = "spec.replication.replica.replicationPasswordSecretKeyRef: has no effect here";
+    cluster.condition("mariadb-replica-region2", "ConfigValid", "True", warning).await;
+    cluster.condition("mariadb-replica-local-region2", "UnsupportedField", "True", "a cascade").await;
+    cluster.condition("mariadb-primary-imported", "Ready", "False", "spec.adopt.enabled").await;
+    assert!(cluster.absent::<StatefulSet>("mariadb-primary-imported").await);
+}
+
+#[tokio::test]
 async fn a_steady_state_writes_nothing() {
     let cluster = Cluster::start("default").await;
     cluster.apply(&replicated("db", 3)).await;
