@@ -11,7 +11,8 @@ use topology::member::{Phase, Volume};
 use topology::{Command, DataId, Stamp};
 
 use crate::server::{STOP_LIMIT, StartAs};
-use crate::{Shared, bootstrap, errant, fence, lease, opening, receive, relay, state, tail, volume};
+use crate::sessions::InUse;
+use crate::{Shared, bootstrap, errant, fence, lease, opening, receive, relay, sessions, state, tail, volume};
 
 /// Copies that hold prepared transactions are made again so often in all.
 const MOST_COPIES: u32 = 4;
@@ -192,11 +193,11 @@ async fn act(shared: &Arc<Shared>, turn: Turn, stamp: Stamp, action: Action) -> 
     }
 }
 
-pub(crate) async fn session(shared: &Shared) -> Result<sql::Session, Refusal> {
+pub(crate) async fn session(shared: &Shared) -> Result<InUse, Refusal> {
     if !shared.server.is_running() {
         return Err(not_possible("the server is not running"));
     }
-    sql::Session::open(&state::target(shared)).await.map_err(|e| statement(&e))
+    sessions::open(shared).await.map_err(|e| statement(&e))
 }
 
 /// The controller sees the effect of an action in the state at once, not at the next poll.

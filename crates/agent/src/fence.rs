@@ -8,7 +8,7 @@ use topology::member::{Fence, Fenced, ThreadState};
 use topology::{GtidPosition, Stamp};
 
 use crate::actions::{failed, not_possible, seen, session, statement};
-use crate::{Shared, relay, state};
+use crate::{Shared, relay, sessions, state};
 
 /// A STOP that takes longer, and does not hang in `connect()`, is a disk that is full or hangs.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
@@ -72,7 +72,7 @@ async fn stop(shared: &Arc<Shared>) -> Result<Fenced, Refusal> {
         None => {}
     }
     let until = tokio::time::Instant::now() + STOP_LIMIT;
-    let mut session = sql::Session::open(&state::target(shared)).await.map_err(|e| statement(&e))?;
+    let mut session = sessions::open(shared).await.map_err(|e| statement(&e))?;
     loop {
         let replication = session.replication().await.map_err(|e| statement(&e))?;
         match replication.map(|replication| replication.io) {

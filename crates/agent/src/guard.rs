@@ -8,7 +8,7 @@ use topology::MemberState;
 use topology::member::Volume;
 
 use crate::record::Leases;
-use crate::{Shared, actions, config, opening, state};
+use crate::{Shared, actions, config, opening, sessions};
 
 /// How often an open server's agent looks at the record.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -98,7 +98,7 @@ pub(crate) async fn bring_back_acknowledgements(shared: Arc<Shared>) {
 }
 
 async fn nobody_acknowledges(shared: &Shared) -> Result<bool, sql::SqlError> {
-    let mut session = sql::Session::open(&state::target(shared)).await?;
+    let mut session = sessions::open(shared).await?;
     let before = session.acknowledgements().await?;
     tokio::time::sleep(LOST_AFTER).await;
     let after = session.acknowledgements().await?;
@@ -131,7 +131,7 @@ fn acknowledging(line: &str) -> Option<(u64, u32)> {
 async fn send_away(shared: &Arc<Shared>, connection: u64, server_id: u32) -> Result<(), sql::SqlError> {
     // Before the accounts are known nobody is a stranger.
     let Some(accounts) = shared.told.accounts() else { return Ok(()) };
-    let mut session = sql::Session::open(&state::target(shared)).await?;
+    let mut session = sessions::open(shared).await?;
     let Some(user) = session.user_of(connection).await? else { return Ok(()) };
     if accounts.contains(&user) {
         return Ok(());

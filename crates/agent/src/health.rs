@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use topology::member::Trouble;
 
 use crate::places::Places;
-use crate::{Shared, guard, state};
+use crate::{Shared, guard, sessions, state};
 
 const EVERY: Duration = Duration::from_secs(2);
 /// What a small write may take.
@@ -115,7 +115,7 @@ async fn write_row(shared: &Shared, place: &mut Option<sql::Session>) -> Result<
         Some(Err(_)) => Ok(()),
         None => {
             let id = session.id();
-            let Ok(mut other) = sql::Session::open(&state::target(shared)).await else { return Ok(()) };
+            let Ok(mut other) = sessions::open(shared).await else { return Ok(()) };
             let waits_for_somebody = other.waits_for_a_lock(id).await.unwrap_or(true);
             let _ = other.run("KILL", LIMIT, &format!("KILL {id}")).await;
             if waits_for_somebody { Ok(()) } else { Err(format!("a row: no answer within {LIMIT:?}")) }

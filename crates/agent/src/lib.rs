@@ -23,6 +23,7 @@ mod receive;
 mod record;
 mod relay;
 mod server;
+mod sessions;
 mod stamps;
 mod state;
 mod tail;
@@ -104,6 +105,7 @@ pub(crate) struct Shared {
     pub(crate) health: health::Health,
     pub(crate) time: lease::Time,
     pub(crate) reception: std::sync::Mutex<sql::Reception>,
+    pub(crate) spares: sessions::Spares,
     /// The marker that waits.
     pub(crate) marker: opening::Waiting,
     /// The marker of our own that waits.
@@ -174,6 +176,7 @@ pub async fn run(me: Me, places: Places) -> Result<(), StartError> {
         health: health::Health::default(),
         time: lease::Time::default(),
         reception: std::sync::Mutex::default(),
+        spares: sessions::Spares::default(),
         marker: opening::Waiting::default(),
         own_marker: opening::Waiting::default(),
         donations: std::sync::Mutex::default(),
@@ -189,6 +192,7 @@ pub async fn run(me: Me, places: Places) -> Result<(), StartError> {
     let listeners = http::Listeners::open(&shared).await?;
     tokio::spawn(listeners.serve());
     tokio::spawn(state::poll(Arc::clone(&shared)));
+    tokio::spawn(sessions::keep(Arc::clone(&shared)));
     tokio::spawn(state::watch_disk(Arc::clone(&shared)));
     tokio::spawn(record::start_without_decision(Arc::clone(&shared)));
     tokio::spawn(actions::follow_passwords(Arc::clone(&shared)));

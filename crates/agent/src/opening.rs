@@ -10,7 +10,7 @@ use topology::action::{Opening, Waits};
 use topology::member::Marker;
 
 use crate::actions::{failed, seen, session, statement, take_turn};
-use crate::{Shared, lease, state};
+use crate::{Shared, lease, sessions, state};
 
 /// A demotion succeeds in this time, or the server is killed.
 const DEMOTION_LIMIT: Duration = Duration::from_secs(2);
@@ -32,7 +32,7 @@ pub(crate) async fn open(shared: &Arc<Shared>, stamp: Stamp, opening: &Opening) 
         if !session.forget_source().await? {
             // Drained, and caught in connect(): it opens now, and the rest is done when that ends.
             tokio::spawn(forget_later(Arc::clone(shared), stamp.epoch));
-            session = sql::Session::open(&state::target(shared)).await?;
+            session = sessions::open(shared).await?;
         }
         session.unlock_accounts(&opening.unlock).await?;
         session.open_for_writes(opening.wait).await
@@ -64,7 +64,7 @@ async fn forget_later(shared: Arc<Shared>, epoch: u64) {
         if shared.stamps.highest().epoch != epoch {
             return;
         }
-        let Ok(mut session) = sql::Session::open(&state::target(&shared)).await else { return };
+        let Ok(mut session) = sessions::open(&shared).await else { return };
         let forgotten = tokio::select! {
             forgotten = session.forget_source() => forgotten,
             () = turn.interrupted() => continue,

@@ -16,7 +16,7 @@ use topology::{DataId, GtidPosition};
 use crate::bootstrap::last_lines;
 use crate::config::{program, wait_with_stderr};
 use crate::server::{STOP_LIMIT, StartAs};
-use crate::{Shared, config, processes, state, volume};
+use crate::{Shared, config, processes, sessions, state, volume};
 
 /// A donor that says nothing for so long is given up: `BACKUP STAGE BLOCK_COMMIT` can wait behind a statement, for a while.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
@@ -228,7 +228,7 @@ pub(crate) async fn start_as(shared: &Arc<Shared>, how: StartAs) -> Result<(), P
         return Ok(());
     }
     let set = async {
-        let mut session = sql::Session::open(&state::target(shared)).await?;
+        let mut session = sessions::open(shared).await?;
         session.set_slave_position(&position).await?;
         state::ask(shared, &mut session).await
     };

@@ -11,7 +11,7 @@ use topology::action::Waits;
 use topology::member::{DataId, Phase, Volume};
 use topology::record::Record;
 
-use crate::{Shared, actions, config, lease};
+use crate::{Shared, actions, config, lease, sessions};
 
 /// With no decision for so long, the holder's agent starts it as primary. The only member of a topology does so at once.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -97,7 +97,7 @@ pub(crate) async fn reopen(shared: &Arc<Shared>) -> Result<(), String> {
 
 /// The server of the record's holder runs: it takes writes.
 async fn take_up(shared: &Arc<Shared>, record: &Record) -> Result<(), String> {
-    let mut session = sql::Session::open(&crate::state::target(shared)).await.map_err(|e| e.to_string())?;
+    let mut session = sessions::open(shared).await.map_err(|e| e.to_string())?;
     // It may have been chosen, and died before it was told to open: what it replicated from is forgotten as then.
     if !session.forget_source().await.map_err(|e| e.to_string())? {
         return Err("its replication does not stop".into());

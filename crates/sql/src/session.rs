@@ -91,13 +91,32 @@ pub struct Session {
     conn: Option<Conn>,
     target: Target,
     id: u32,
+    /// A statement was sent, and its answer not read to the end.
+    busy: bool,
 }
 
 impl Session {
     /// Logs in.
     pub async fn open(target: &Target) -> Result<Self, SqlError> {
         let conn = connect(target).await?;
-        Ok(Self { id: conn.id(), conn: Some(conn), target: target.clone() })
+        Ok(Self { id: conn.id(), conn: Some(conn), target: target.clone(), busy: false })
+    }
+
+    /// Nothing is under way on it, and as far as is known it is not broken.
+    pub fn is_idle(&self) -> bool {
+        self.conn.is_some() && !self.busy
+    }
+
+    /// Forgets all that was set for this session (`COM_RESET_CONNECTION`): as if logged in anew. `false`: it is of no use any more.
+    pub async fn reset(&mut self) -> bool {
+        let Some(conn) = self.conn.as_mut().filter(|_| !self.busy) else { return false };
+        matches!(tokio::time::timeout(LOGIN_LIMIT, conn.reset()).await, Ok(Ok(true)))
+    }
+
+    /// Does the server answer on it (`COM_PING`)?
+    pub async fn ping(&mut self) -> bool {
+        let Some(conn) = self.conn.as_mut().filter(|_| !self.busy) else { return false };
+        matches!(tokio::time::timeout(LOGIN_LIMIT, conn.ping()).await, Ok(Ok(())))
     }
 
     /// Runs a statement, without its rows.
@@ -110,7 +129,11 @@ impl Session {
         let Some(conn) = self.conn.as_mut() else {
             return Err(SqlError::Broken { what, message: "the session is over".into() });
         };
-        match tokio::time::timeout(limit, conn.query::<Row, _>(sql)).await {
+        // Left so where whoever asked does not wait for the answer.
+        self.busy = true;
+        let answer = tokio::time::timeout(limit, conn.query::<Row, _>(sql)).await;
+        self.busy = false;
+        match answer {
             Ok(Ok(rows)) => Ok(rows),
             Ok(Err(mysql_async::Error::Server(error))) => {
                 Err(SqlError::Refused { what, errno: u32::from(error.code), message: error.message })
