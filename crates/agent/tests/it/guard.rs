@@ -20,6 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             a_primary_that_cannot_write_is_killed_where_others_can,
         ),
         trial("a_lock_on_all_writes_is_no_trouble", a_lock_on_all_writes_is_no_trouble),
+        trial("a_server_that_is_overrun_does_as_it_is_told", a_server_that_is_overrun_does_as_it_is_told),
         trial("a_frozen_server_is_noticed", a_frozen_server_is_noticed),
         trial("a_lost_acknowledgement_comes_back", a_lost_acknowledgement_comes_back),
         trial("a_stranger_does_not_acknowledge", a_stranger_does_not_acknowledge),
@@ -103,6 +104,31 @@ fn a_lock_on_all_writes_is_no_trouble() {
         while Instant::now() < until {
             assert_eq!(lab.state(0).unwrap().trouble, None);
             std::thread::sleep(Duration::from_millis(200));
+        }
+    });
+}
+
+/// Clients that connect again and again while their commits wait take all connections; root has the one that is kept for it.
+fn a_server_that_is_overrun_does_as_it_is_told() {
+    let mut lab = Lab::new("overrun");
+    lab.primary(0);
+    lab.sql(0, "CREATE USER crowd@localhost IDENTIFIED BY 'crowd'");
+    // What the agent keeps ready is there by then.
+    std::thread::sleep(Duration::from_secs(2));
+    lab.sql(0, "SET GLOBAL max_connections=10");
+    let orders = [true, false, true, false].map(|on| (lab.next_stamp(), on));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let crowd = "for i in $(seq 20); do mariadb -u crowd -pcrowd -e 'SELECT SLEEP(6)' & done 2>/dev/null; wait";
+            lab.shell(0, &format!("{crowd} || true"))
+        });
+        std::thread::sleep(Duration::from_secs(1));
+        scope.spawn(|| lab.sql(0, "SELECT SLEEP(4)"));
+        std::thread::sleep(Duration::from_secs(1));
+        let refused = lab.shell(0, "mariadb -u crowd -pcrowd -e 'SELECT 1' 2>&1 || true");
+        assert!(refused.contains("1040"), "{refused}");
+        for (stamp, on) in orders {
+            lab.tell_as(0, stamp, &Action::SetWaiting { on }).unwrap();
         }
     });
 }

@@ -23,6 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             "a_relay_log_is_kept_aside_until_it_was_fetched_again",
             a_relay_log_is_kept_aside_until_it_was_fetched_again,
         ),
+        trial("what_is_not_applied_outlives_a_new_password", what_is_not_applied_outlives_a_new_password),
         trial("a_gap_in_the_relay_log_is_noticed", a_gap_in_the_relay_log_is_noticed),
         trial("what_crash_recovery_drops_is_written_down", what_crash_recovery_drops_is_written_down),
         trial("errant_transactions_are_written_down", errant_transactions_are_written_down),
@@ -141,6 +142,41 @@ fn a_relay_log_is_kept_aside_until_it_was_fetched_again() {
         assert!(std::time::Instant::now() < until, "{}", lab.log(1));
         std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// What an acker has received it has acknowledged; a new password is taken over by CHANGE MASTER, which throws the relay log away.
+fn what_is_not_applied_outlives_a_new_password() {
+    let mut lab = Lab::new("password");
+    lab.primary(0);
+    fill(&lab, 0, 4);
+    lab.replica(1, 0, 0);
+    let start = applied(&lab.state(0).unwrap());
+    lab.eventually(1, SOON, |state| state.server.is_some() && applied(state) == start);
+    let kept = lab.volume(1).join("agent/relay/held.json");
+    let end = std::thread::scope(|scope| {
+        scope.spawn(|| lab.sql(1, "LOCK TABLES app.h READ; SELECT SLEEP(15)"));
+        std::thread::sleep(Duration::from_secs(1));
+        fill(&lab, 0, 8);
+        let end: GtidPosition = lab.sql(0, "SELECT @@gtid_binlog_pos").parse().unwrap();
+        lab.eventually(1, SOON, |state| {
+            state.server.as_ref().and_then(|s| s.replication.as_ref()).is_some_and(|r| r.gtid_io_pos == end)
+        });
+        // Nothing can be fetched again.
+        lab.kill_server(0);
+        lab.shell(1, "echo changed > /etc/mariadb-operator/replication/replication-password");
+        let until = std::time::Instant::now() + SOON;
+        while !kept.exists() {
+            assert!(std::time::Instant::now() < until, "{}", lab.log(1));
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        end
+    });
+    lab.tell(1, Action::Fence).unwrap();
+    let state = lab.state(1).unwrap();
+    assert_eq!(state.fence.as_ref().map(|fence| &fence.received), Some(&end));
+    lab.tell(1, Action::ReplayRelayLog).unwrap();
+    lab.eventually(1, SOON, |state| state.relay.is_none() && state.server.is_some() && applied(state) == end);
+    assert_eq!(lab.sql(1, "SELECT COUNT(*) FROM app.h"), "12");
 }
 
 fn a_gap_in_the_relay_log_is_noticed() {
