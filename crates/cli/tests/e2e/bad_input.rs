@@ -17,6 +17,7 @@ pub(crate) const SCENARIOS: &[(&str, super::Scenario)] = &[
     ("bad_input::the_first_volume_is_gone", the_first_volume_is_gone),
     ("bad_input::unsupported_fields_are_named", unsupported_fields_are_named),
     ("bad_input::names_at_the_limit", names_at_the_limit),
+    ("bad_input::wrong_units", wrong_units),
 ];
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -175,14 +176,43 @@ fn unsupported_fields_are_named(cluster: &Cluster, namespace: &str) -> Result<()
     cluster.await_condition(namespace, "db", ("UnsupportedField", "False", ""), LIMIT)
 }
 
+/// As long as names may be, with replication and its certificates; one character more is refused.
 fn names_at_the_limit(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
-    let longest = "d".repeat(40);
-    cluster.apply(namespace, &small(&longest, ""))?;
-    cluster.await_condition(namespace, &longest, ("Ready", "True", ""), 2 * LIMIT)?;
-    let too_long = "d".repeat(63);
-    match cluster.kubectl_refused(&["apply", "-n", namespace, "-f", "-"], &small(&too_long, "")) {
-        Ok(error) if error.contains("name") => Ok(()),
-        Ok(error) => Err(format!("refused without the path: {error}")),
-        Err(_) => cluster.await_condition(namespace, &too_long, ("ConfigValid", "False", "metadata.name"), LIMIT),
+    let longest = "d".repeat(48);
+    cluster.apply(namespace, &replicated(&longest, 2))?;
+    cluster.await_healthy(namespace, &longest, 2 * LIMIT)?;
+    let replica = format!("{longest}-1");
+    let status = super::failover::slave_status(cluster, namespace, &replica)?;
+    if !status.contains("Master_SSL_Allowed: Yes") {
+        return Err(format!("{replica} replicates without TLS: {status}"));
     }
+    super::replication::write_rows(cluster, namespace, &format!("{longest}-0"), 3)?;
+    super::replication::await_rows(cluster, namespace, &[&replica], 3)?;
+    let manifest = small(&"d".repeat(49), "");
+    expect_refusal(cluster, namespace, &manifest, &["metadata.name", "at most 48 characters"])
+}
+
+/// Refused by the API or told in a condition, with the field's path; and nobody else notices.
+fn wrong_units(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
+    let failover =
+        |text: &str| small("db", &format!("  replication:\n    enabled: true\n    failover:\n      timeout: {text}\n"));
+    let size = |text: &str| small("db", "").replace("size: 1Gi", &format!("size: {text}"));
+    for (manifest, field) in [
+        (failover("5x"), "timeout"),
+        (failover("-5"), "timeout"),
+        (failover("\"-5s\""), "timeout"),
+        (size("5GiB"), "size"),
+        (size("0"), "size"),
+        (size("-1Gi"), "size"),
+    ] {
+        match cluster.kubectl_refused(&["apply", "-n", namespace, "-f", "-"], &manifest) {
+            Ok(error) if error.contains(field) => continue,
+            Ok(error) => return Err(format!("refused without the path: {error}")),
+            Err(_) => cluster.await_condition(namespace, "db", ("ConfigValid", "False", field), LIMIT)?,
+        }
+        // Put right, it is made; then the next one.
+        cluster.kubectl(&["delete", "mariadb", "db", "-n", namespace])?;
+    }
+    cluster.apply(namespace, &small("other", ""))?;
+    cluster.await_condition(namespace, "other", ("Ready", "True", ""), 2 * LIMIT)
 }

@@ -10,6 +10,15 @@ use serde_json::Value;
 /// A scenario's failure: what was expected and what was seen.
 pub(crate) type Failure = String;
 
+/// What a failure begins with that no second try may hide: acknowledged rows are missing, two members took writes, the primary
+/// moved where it must not.
+pub(crate) const BROKEN: &str = "a promise was broken";
+
+/// Such a failure.
+pub(crate) fn broken(what: impl std::fmt::Display) -> Failure {
+    format!("{BROKEN}: {what}")
+}
+
 /// Where the scenarios run.
 pub(crate) struct Cluster {
     kubeconfig: PathBuf,

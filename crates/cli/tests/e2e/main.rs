@@ -3,16 +3,23 @@
 //! On this machine the cluster is the sandbox. With `E2E_KUBECONFIG=FILE` the same scenarios run on any cluster that has
 //! the operator installed; what needs the sandbox is skipped there, and says so. `E2E_KEEP=1` leaves the sandbox running.
 
+mod ackers;
 mod bad_input;
 mod chaos;
 mod cluster;
 mod failover;
+mod forward;
 mod moments;
 mod outage;
+mod primary;
 mod replication;
 mod resilience;
+mod rolls;
+mod seed;
 mod switches;
+mod switchovers;
 mod upkeep;
+mod walk;
 mod ways;
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -41,8 +48,19 @@ fn tiers() -> [Tier; 3] {
         moments::SCENARIOS,
         upkeep::SCENARIOS,
         ways::SCENARIOS,
+        walk::SCENARIOS,
+        primary::SCENARIOS,
+        switchovers::SCENARIOS,
     ];
-    let alone = [failover::SEED_SCENARIOS, resilience::SCENARIOS, switches::SCENARIOS, outage::scenarios()];
+    let alone = [
+        failover::SEED_SCENARIOS,
+        seed::SCENARIOS,
+        resilience::SCENARIOS,
+        ackers::SCENARIOS,
+        rolls::SCENARIOS,
+        switches::SCENARIOS,
+        outage::scenarios(),
+    ];
     let faults = [ways::ALONE, chaos::scenarios()];
     [
         Tier { name: "shared", scenarios: shared.concat(), together: 3 },
@@ -115,8 +133,8 @@ fn trial(cluster: &Arc<Cluster>, turns: &Arc<Turns>, name: &'static str, scenari
             scenario(&cluster, &namespace)
         };
         let result = run().or_else(|first| {
-            // Nothing that comes later makes good a promise that was broken.
-            if first.starts_with(chaos::BROKEN) {
+            // Nothing that comes later makes good a promise that was broken, wherever in the scenario that was seen.
+            if first.contains(cluster::BROKEN) {
                 return Err(first);
             }
             // Two cores carry servers, builds and this: a time limit that is missed once is tried again, and told.

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::cluster::{Cluster, Failure};
+use super::cluster::{Cluster, Failure, broken};
 use super::failover::{await_other_primary, await_safe, primary};
-use super::replication::{await_rows, replicated, small, write_rows};
+use super::forward::Forward;
+use super::replication::{await_rows, replicated, same_rows, small, split, write_rows};
 
 pub(crate) const SCENARIOS: &[(&str, super::Scenario)] = &[
     ("moments::somebody_writes_on_a_replica", somebody_writes_on_a_replica),
@@ -32,7 +33,7 @@ fn with_rows(cluster: &Cluster, namespace: &str, manifest: &str) -> Result<(), F
     write_rows(cluster, namespace, "db-0", 20)
 }
 
-fn await_event(cluster: &Cluster, namespace: &str, reason: &str, text: &str) -> Result<(), Failure> {
+pub(crate) fn await_event(cluster: &Cluster, namespace: &str, reason: &str, text: &str) -> Result<(), Failure> {
     cluster.eventually(&format!("event {reason} with {text:?}"), MINUTE, || {
         let list = cluster.kubectl(&["get", "events", "-n", namespace, "-o", "json"])?;
         let list: Value = serde_json::from_str(&list).map_err(|e| format!("events: {e}"))?;
@@ -56,21 +57,19 @@ fn suspend(cluster: &Cluster, namespace: &str, on: bool) -> Result<(), Failure> 
 }
 
 /// All well, all the same, and a row more gets everywhere.
-fn equal_in_the_end(cluster: &Cluster, namespace: &str, members: &[&str], rows: u64) -> Result<String, Failure> {
+pub(crate) fn equal_in_the_end(
+    cluster: &Cluster,
+    namespace: &str,
+    members: &[&str],
+    rows: u64,
+) -> Result<String, Failure> {
     let now = cluster.eventually("writes go on", MINUTE, || {
         let now = primary(cluster, namespace, "db")?;
         write_rows(cluster, namespace, &now, 1).map(|()| now)
     })?;
     cluster.await_healthy(namespace, "db", 3 * MINUTE)?;
     await_rows(cluster, namespace, members, rows + 1)?;
-    let checksum = |pod: &str| cluster.sql(namespace, pod, "CHECKSUM TABLE t.t");
-    let first = checksum(members[0])?;
-    for member in &members[1..] {
-        let other = checksum(member)?;
-        if other != first {
-            return Err(format!("{} has {first}, {member} {other}", members[0]));
-        }
-    }
+    same_rows(cluster, namespace, members)?;
     Ok(now)
 }
 
@@ -88,7 +87,7 @@ fn somebody_writes_on_a_replica(cluster: &Cluster, namespace: &str) -> Result<()
     await_event(cluster, namespace, "ErrantTransactions", "db-1")?;
     equal_in_the_end(cluster, namespace, &TRIO, 20)?;
     if cluster.sql(namespace, "db-1", "SELECT @@read_only")? != "1" {
-        return Err("db-1 stayed open".to_owned());
+        return Err(broken("db-1 stayed open"));
     }
     saved(cluster, namespace, "db-1", "stray")
 }
@@ -121,7 +120,7 @@ fn somebody_types_reset_master(cluster: &Cluster, namespace: &str) -> Result<(),
     equal_in_the_end(cluster, namespace, &TRIO, 21).map(drop)
 }
 
-fn epoch(cluster: &Cluster, namespace: &str) -> Result<u64, Failure> {
+pub(crate) fn epoch(cluster: &Cluster, namespace: &str) -> Result<u64, Failure> {
     let path = r"jsonpath={.metadata.annotations.k8s\.mariadb\.com/epoch}";
     let text = cluster.kubectl(&["get", "lease", "db-topology", "-n", namespace, "-o", path])?;
     text.parse().map_err(|e| format!("epoch {text:?}: {e}"))
@@ -193,21 +192,53 @@ fn the_password_changes_while_a_member_is_down(cluster: &Cluster, namespace: &st
     await_safe(cluster, namespace, "db")
 }
 
-fn refused(cluster: &Cluster, namespace: &str, to: &str, reason: &str) -> Result<(), Failure> {
+/// Foretold by status alone.
+fn foretold(cluster: &Cluster, namespace: &str, to: &str, reason: &str) -> Result<(), Failure> {
     cluster.eventually(&format!("a switchover to {to} is refused: {reason}"), MINUTE, || {
         let (code, out, err) = cluster.mariadb_exit(&["switchover", "-n", namespace, "--to", to, "--dry-run"])?;
         if code == 3 && out.contains(reason) { Ok(()) } else { Err(format!("{code}: {out}{err}")) }
-    })?;
-    let (code, out, err) = cluster.mariadb_exit(&["switchover", "-n", namespace, "--to", to])?;
-    if code == 3 && out.contains("Not done") { Ok(()) } else { Err(format!("{code}: {out}{err}")) }
+    })
 }
 
-/// One replica lags, one is broken, one has what the primary has not; none of them keeps another from taking over.
+/// By the operator, when it is asked; and counted under this reason.
+fn refused(cluster: &Cluster, namespace: &str, to: &str, (reason, words): (&str, &str)) -> Result<(), Failure> {
+    let (code, out, err) = cluster.mariadb_exit(&["switchover", "db", "-n", namespace, "--to", to])?;
+    if code != 3 || !out.contains("Not done") || !out.contains(words) {
+        return Err(format!("a switchover to {to}: {code}: {out}{err}"));
+    }
+    await_count(cluster, namespace, "refusals", ("reason", reason), 1)
+}
+
+/// Waits for a counter of the operator to say this of the topology.
+fn await_count(
+    cluster: &Cluster,
+    namespace: &str,
+    counter: &str,
+    (label, value): (&str, &str),
+    count: u64,
+) -> Result<(), Failure> {
+    let forward = Forward::start(cluster, "mariadb-operator", "deployment/mariadb-operator", 8080)?;
+    let line = format!(
+        "mariadb_operator_{counter}_total{{namespace=\"{namespace}\",topology=\"db\",{label}=\"{value}\"}} {count}"
+    );
+    cluster.eventually(&line, MINUTE / 4, || {
+        let text = forward.http("/metrics")?;
+        match text.lines().any(|found| found == line) {
+            true => Ok(()),
+            false => Err(text.lines().filter(|found| found.contains(namespace)).collect::<Vec<_>>().join("\n")),
+        }
+    })
+}
+
+/// One replica is broken, one has what the primary has not, one stays behind on purpose; none of them keeps another from taking
+/// over.
 fn targets_that_cannot_take_over(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
     let spec =
         "  replicas: 4\n  replication:\n    enabled: true\n    replica:\n      recovery:\n        enabled: false\n";
+    cluster.apply(namespace, &(split("late", "db", 1) + "      delay: 1h\n"))?;
     with_rows(cluster, namespace, &small("db", spec))?;
     await_rows(cluster, namespace, &["db-1", "db-2", "db-3"], 20)?;
+    cluster.await_condition(namespace, "late", ("Ready", "True", ""), MINUTE)?;
     cluster.sql(namespace, "db-1", "SET GLOBAL read_only=0; INSERT INTO t.t (id, v) VALUES (4711, 'errant')")?;
     cluster.sql(
         namespace,
@@ -215,8 +246,11 @@ fn targets_that_cannot_take_over(cluster: &Cluster, namespace: &str) -> Result<(
         "SET sql_log_bin=0; SET GLOBAL read_only=0; INSERT INTO t.t (id, v) VALUES (5000, 'in the way')",
     )?;
     cluster.sql(namespace, "db-0", "INSERT INTO t.t (id, v) VALUES (5000, 'here')")?;
-    refused(cluster, namespace, "db-1", "db-1")?;
-    refused(cluster, namespace, "db-2", "TargetBroken")?;
+    await_event(cluster, namespace, "ErrantTransactions", "db-1")?;
+    foretold(cluster, namespace, "db-2", "TargetBroken")?;
+    refused(cluster, namespace, "db-1", ("TargetErrant", "has transactions that no primary wrote"))?;
+    refused(cluster, namespace, "db-2", ("TargetBroken", "does not replicate"))?;
+    refused(cluster, namespace, "late-0", ("TargetNotCandidate", "is no candidate"))?;
     let (code, out, err) = cluster.mariadb_exit(&["switchover", "db", "-n", namespace, "--to", "db-3"])?;
     if code != 0 {
         return Err(format!("to the one that is well: {code}: {out}{err}"));
@@ -246,10 +280,22 @@ fn two_requests_at_once_and_one_in_a_failover(cluster: &Cluster, namespace: &str
     let old = primary(cluster, namespace, "db")?;
     super::failover::kill_server(cluster, namespace, &old)?;
     let (code, out, err) = cluster.mariadb_exit(&["switchover", "-n", namespace, "--to", &old])?;
-    if !matches!(code, 0 | 3) {
-        return Err(format!("in a failover: {code}: {out}{err}"));
+    let now = equal_in_the_end(cluster, namespace, &TRIO, 21)?;
+    // Whichever was first: what the request was told is so.
+    let refused = out.contains("Not done") || out.contains("refused: ");
+    match code {
+        0 if now == old => {}
+        3 if now != old && refused => {}
+        _ => return Err(format!("in a failover, {now} is the primary then: {code}: {out}{err}")),
     }
-    equal_in_the_end(cluster, namespace, &TRIO, 21).map(drop)
+    // One failover, and no request that lingers.
+    await_count(cluster, namespace, "failovers", ("outcome", "Done"), 1)?;
+    await_safe(cluster, namespace, "db")?;
+    let (code, out, err) = cluster.mariadb_exit(&["switchover", "-n", namespace])?;
+    if code != 0 || primary(cluster, namespace, "db")? == now {
+        return Err(format!("after the failover: {code}: {out}{err}"));
+    }
+    await_count(cluster, namespace, "switchovers", ("outcome", "Done"), if now == old { 3 } else { 2 })
 }
 
 fn all_ackers_are_away(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
@@ -271,7 +317,7 @@ fn all_ackers_are_away(cluster: &Cluster, namespace: &str) -> Result<(), Failure
     // Nobody takes over what only db-0 has; it comes back by itself.
     cluster.eventually("the primary goes on", MINUTE, || write_rows(cluster, namespace, "db-0", 1))?;
     if primary(cluster, namespace, "db")? != "db-0" {
-        return Err("somebody took over".to_owned());
+        return Err(broken("somebody took over what only db-0 had"));
     }
     for member in ["db-1", "db-2"] {
         pod("thaw", member)?;
@@ -299,7 +345,7 @@ fn two_primaries_are_found(cluster: &Cluster, namespace: &str) -> Result<(), Fai
     cluster.kubectl(&["annotate", "mariadb", "db", "-n", namespace, annotation])?;
     let now = equal_in_the_end(cluster, namespace, &PAIR, 21)?;
     if now != "db-0" {
-        return Err(format!("{now} is the primary"));
+        return Err(broken(format_args!("{now} is the primary, db-0 was named")));
     }
     saved(cluster, namespace, "db-1", "here")?;
     let old = now;

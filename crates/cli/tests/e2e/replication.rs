@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::cluster::{Cluster, Failure, workspace};
+use super::cluster::{Cluster, Failure, broken, workspace};
+use super::failover::slave_status;
 
 pub(crate) const SCENARIOS: &[(&str, super::Scenario)] = &[
     ("replication::seed_manifests", seed_manifests),
@@ -60,12 +61,41 @@ pub(crate) fn write_rows(cluster: &Cluster, namespace: &str, primary: &str, coun
 /// Each member has so many rows, soon.
 pub(crate) fn await_rows(cluster: &Cluster, namespace: &str, pods: &[&str], count: u64) -> Result<(), Failure> {
     for pod in pods {
-        cluster.eventually(&format!("{pod} has {count} rows"), MINUTE / 2, || {
+        let there = cluster.eventually(&format!("{pod} has {count} rows"), MINUTE / 2, || {
             match rows(cluster, namespace, pod)? {
                 found if found == count => Ok(()),
                 found => Err(format!("it has {found}")),
             }
+        });
+        there.map_err(|failure| match lost_rows(cluster, namespace, pod, count) {
+            true => broken(failure),
+            false => failure,
         })?;
+    }
+    Ok(())
+}
+
+/// It has fewer rows, and time will not bring them: it is open for writes, or has applied all that there is.
+fn lost_rows(cluster: &Cluster, namespace: &str, pod: &str, count: u64) -> bool {
+    let settled = || -> Result<bool, Failure> {
+        let open = cluster.sql(namespace, pod, "SELECT @@read_only")? == "0";
+        let status = slave_status(cluster, namespace, pod)?;
+        let applied = ["Slave_IO_Running: Yes", "Slave_SQL_Running: Yes", "Seconds_Behind_Master: 0"];
+        // In this order: what is settled now will not come any more.
+        Ok((open || applied.iter().all(|line| status.contains(line))) && rows(cluster, namespace, pod)? < count)
+    };
+    settled().unwrap_or(false)
+}
+
+/// The members' rows are the same, and not only as many.
+pub(crate) fn same_rows(cluster: &Cluster, namespace: &str, members: &[&str]) -> Result<(), Failure> {
+    let checksum = |pod: &str| cluster.sql(namespace, pod, "CHECKSUM TABLE t.t");
+    let first = checksum(members[0])?;
+    for member in &members[1..] {
+        let other = checksum(member)?;
+        if other != first {
+            return Err(broken(format_args!("{} has {first}, {member} {other}", members[0])));
+        }
     }
     Ok(())
 }
@@ -195,11 +225,11 @@ fn replicas_before_the_primary(cluster: &Cluster, namespace: &str) -> Result<(),
     await_rows(cluster, namespace, &["reader-0"], 10)
 }
 
-fn scale(cluster: &Cluster, namespace: &str, name: &str, replicas: u32) -> Result<(), Failure> {
+pub(crate) fn scale(cluster: &Cluster, namespace: &str, name: &str, replicas: u32) -> Result<(), Failure> {
     cluster.kubectl(&["scale", "mariadb", name, "-n", namespace, &format!("--replicas={replicas}")]).map(drop)
 }
 
-fn await_pods(cluster: &Cluster, namespace: &str, name: &str, count: usize) -> Result<(), Failure> {
+pub(crate) fn await_pods(cluster: &Cluster, namespace: &str, name: &str, count: usize) -> Result<(), Failure> {
     cluster.eventually(&format!("{name}: {count} pods"), MINUTE, || {
         let pods = cluster.list(namespace, "pods", &format!("app.kubernetes.io/instance={name}"))?;
         if pods.len() == count { Ok(()) } else { Err(format!("{} pods", pods.len())) }
@@ -259,11 +289,7 @@ fn a_broken_replica_is_cloned_anew(cluster: &Cluster, namespace: &str) -> Result
     cluster.sql(namespace, "db-0", "DELETE FROM t.t WHERE id=5")?;
     write_rows(cluster, namespace, "db-0", 1)?;
     await_rows(cluster, namespace, &["db-1"], 10)?;
-    let checksum = |pod: &str| cluster.sql(namespace, pod, "CHECKSUM TABLE t.t");
-    let (primary, replica) = (checksum("db-0")?, checksum("db-1")?);
-    if primary != replica {
-        return Err(format!("tables differ: {primary} and {replica}"));
-    }
+    same_rows(cluster, namespace, &["db-0", "db-1"])?;
     cluster.await_healthy(namespace, "db", MINUTE)
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::chaos::{Entry, Ground, Kind, set_up};
-use super::cluster::{Cluster, Failure, say, skipped};
+use super::cluster::{Cluster, Failure, broken, say, skipped};
 use super::failover::{await_other_primary, primary};
 use super::replication::{await_rows, replicated, write_rows};
 
@@ -138,7 +138,8 @@ fn one_after_the_other(cluster: &Cluster, namespace: &str, ways: &[Way]) -> Resu
         let now = outcome.map_err(|e| format!("{kind}: {e}"))?;
         let well = ground.await_well(2 * MINUTE).map_err(|e| format!("after {kind}: {e}"))?;
         if after == After::Same && primary(cluster, namespace, ROOT)? != old {
-            return Err(format!("{kind}: {old} is the primary no more: {}", newest(cluster, namespace)?));
+            let newest = newest(cluster, namespace)?;
+            return Err(broken(format_args!("{kind}: {old} is the primary no more: {newest}")));
         }
         await_rows(cluster, namespace, &MEMBERS, rows).map_err(|e| format!("after {kind}: {e}"))?;
         let change = if now == old { "no change".to_owned() } else { newest(cluster, namespace)? };
@@ -262,14 +263,14 @@ fn time_decides_where_nothing_is_promised(cluster: &Cluster, namespace: &str) ->
     let until = Instant::now() + 2 * LASTS;
     while Instant::now() < until {
         if closed(&old)? {
-            return Err(format!("{old} was closed although everybody confirms it"));
+            return Err(broken(format_args!("{old} was closed although everybody confirms it")));
         }
         std::thread::sleep(Duration::from_millis(200));
     }
     ground.end(undo)?;
     cluster.await_healthy(namespace, ROOT, MINUTE)?;
     if primary(cluster, namespace, ROOT)? != old {
-        return Err(format!("{old} is the primary no more: {}", newest(cluster, namespace)?));
+        return Err(broken(format_args!("{old} is the primary no more: {}", newest(cluster, namespace)?)));
     }
     // Cut off from all.
     let began = Instant::now();
@@ -282,7 +283,7 @@ fn time_decides_where_nothing_is_promised(cluster: &Cluster, namespace: &str) ->
     let closed_itself = closed(&old)?;
     let now = written?;
     if !closed_itself {
-        return Err(format!("{old} still took writes when it came back, {now} did as well"));
+        return Err(broken(format_args!("{old} still took writes when it came back, {now} did as well")));
     }
     cluster.await_healthy(namespace, ROOT, 2 * MINUTE)?;
     await_rows(cluster, namespace, &MEMBERS, ROWS + 1)?;

@@ -73,6 +73,7 @@ impl Kind {
             | Kind::PodDeleted
             | Kind::PodDeletedByForce
             | Kind::PodEvicted
+            | Kind::NodeDrained
             | Kind::TooManyConnections
             | Kind::OperatorKilled
             | Kind::OperatorKilledWithServer
@@ -85,7 +86,6 @@ impl Kind {
             | Kind::NodeCutFromOperator
             | Kind::NodeCutFromPeers
             | Kind::NodeCutFromApi
-            | Kind::NodeDrained
             | Kind::DiskFull
             | Kind::DiskHung
             | Kind::ApiSlow
@@ -172,6 +172,22 @@ fn strings(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
+/// The pod of the operator.
+fn operator(cluster: &Cluster) -> Result<String, Failure> {
+    let pods = cluster.list(OPERATOR_NAMESPACE, "pods", OPERATOR_LABEL)?;
+    pods.iter()
+        .find(|pod| pod["metadata"]["deletionTimestamp"].is_null() && !pod["spec"]["nodeName"].is_null())
+        .and_then(|pod| pod["metadata"]["name"].as_str().map(str::to_owned))
+        .ok_or_else(|| "no pod of the operator".to_owned())
+}
+
+/// Without a farewell; Kubernetes starts another one.
+pub(crate) fn kill_operator(cluster: &Cluster) -> Result<(), Failure> {
+    let pod = operator(cluster)?;
+    let how = ["--force", "--grace-period=0", "--wait=false"];
+    cluster.kubectl(&[&["delete", "pod", &pod, "-n", OPERATOR_NAMESPACE][..], &how].concat()).map(drop)
+}
+
 impl Ground<'_> {
     /// The primary, as `.status` says; the first member while nobody is.
     pub(crate) fn primary(&self) -> String {
@@ -191,11 +207,7 @@ impl Ground<'_> {
 
     /// The pod of the operator.
     pub(crate) fn operator(&self) -> Result<String, Failure> {
-        let pods = self.cluster.list(OPERATOR_NAMESPACE, "pods", OPERATOR_LABEL)?;
-        pods.iter()
-            .find(|pod| pod["metadata"]["deletionTimestamp"].is_null() && !pod["spec"]["nodeName"].is_null())
-            .and_then(|pod| pod["metadata"]["name"].as_str().map(str::to_owned))
-            .ok_or_else(|| "no pod of the operator".to_owned())
+        operator(self.cluster)
     }
 
     fn sandbox(&self, words: &[&str]) -> Result<(), Failure> {
@@ -214,11 +226,6 @@ impl Ground<'_> {
             "for p in /proc/[0-9]*; do [ \"$(cat $p/comm 2>/dev/null)\" = mariadbd ] && kill -{signal} ${{p#/proc/}}; done; true"
         );
         self.kubectl(&["exec", pod, "-n", self.namespace, "-c", "mariadb", "--", "bash", "-c", &script])
-    }
-
-    fn kill_operator(&self) -> Result<(), Failure> {
-        let pod = self.operator()?;
-        self.kubectl(&["delete", "pod", &pod, "-n", OPERATOR_NAMESPACE, "--force", "--grace-period=0", "--wait=false"])
     }
 
     /// Throws it at a member; fails when that member cannot have it now (its pod is not there, say).
@@ -306,20 +313,20 @@ impl Ground<'_> {
             Kind::DiskFull => self.sandbox_owned(&volume("fill")).map(|()| Undo::Sandbox(volume("free"))),
             Kind::DiskHung => self.sandbox_owned(&volume("hang")).map(|()| Undo::Sandbox(volume("release"))),
             Kind::TooManyConnections => Crowd::gather(&self.primary_entry).map(Undo::Crowd),
-            Kind::OperatorKilled => self.kill_operator().map(|()| Undo::Nothing),
+            Kind::OperatorKilled => kill_operator(self.cluster).map(|()| Undo::Nothing),
             Kind::OperatorKilledWithServer => {
                 self.signal_server(member, "KILL", "kill")?;
-                self.kill_operator().map(|()| Undo::Nothing)
+                kill_operator(self.cluster).map(|()| Undo::Nothing)
             }
             Kind::ApiSlow => {
                 self.sandbox(&["api", "slow", "--by", "1s"]).map(|()| Undo::Sandbox(strings(&["api", "back"])))
             }
             Kind::ApiAway => self.sandbox(&["api", "away"]).map(|()| Undo::Sandbox(strings(&["api", "back"]))),
             Kind::Switchover => {
-                // 3 to 5: refused, rolled back, not over yet. All of these may be, in a storm.
+                // 4 and 5: rolled back, not over yet. Both may be, in a storm; one that was refused (3) was no fault.
                 let (code, out, err) =
                     self.cluster.mariadb_exit(&["switchover", self.root, "-n", namespace, "--timeout", "1s"])?;
-                if matches!(code, 0 | 3..=5) {
+                if matches!(code, 0 | 4 | 5) {
                     Ok(Undo::Nothing)
                 } else {
                     Err(format!("switchover: {code}: {out}{err}"))
@@ -390,7 +397,7 @@ impl Ground<'_> {
         if reason != TOO_MANY {
             return Ok(false);
         }
-        self.kill_operator()?;
+        kill_operator(self.cluster)?;
         self.cluster.await_condition(self.namespace, self.root, ("SafeToFailover", "True", ""), AGAIN)?;
         Ok(true)
     }

@@ -7,6 +7,7 @@ mod crowd;
 mod entry;
 mod faults;
 mod history;
+mod load;
 mod mutants;
 mod random;
 mod remains;
@@ -16,15 +17,17 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::cluster::{Cluster, Failure, say};
+use super::cluster::{Cluster, Failure, broken, say};
 use super::replication::small;
 use clients::Clients;
 use history::{History, Outcome};
 use storm::{Storm, Tally};
 
+pub(crate) use super::cluster::BROKEN;
 pub(crate) use checker_trials::TRIALS;
 pub(crate) use entry::Entry;
-pub(crate) use faults::{Ground, Kind};
+pub(crate) use faults::{Ground, Kind, kill_operator};
+pub(crate) use load::Load;
 
 /// Faults stop nodes and the operator: it comes alone.
 pub(crate) fn scenarios() -> &'static [(&'static str, super::Scenario)] {
@@ -32,14 +35,14 @@ pub(crate) fn scenarios() -> &'static [(&'static str, super::Scenario)] {
     if std::env::var_os("CHAOS_MUTANTS").is_some() { mutants::SCENARIOS } else { &[("chaos::storm", storm)] }
 }
 
-/// What a failure begins with that no second try may hide.
-pub(crate) const BROKEN: &str = "a promise was broken";
-
 const ROOT: &str = "db";
 const MEMBERS: u32 = 3;
 /// The short run that every test run has.
 const SHORT: Duration = Duration::from_secs(60);
 const SHORT_SEED: u64 = 4;
+/// A long run, and the faults that it must have had.
+const LONG: Duration = Duration::from_secs(30 * 60);
+const LEAST: u32 = 150;
 /// So many violations are shown.
 const SHOWN: usize = 40;
 /// All members have the same by then, once they are well.
@@ -53,25 +56,31 @@ fn number(variable: &str) -> Result<Option<u64>, Failure> {
     }
 }
 
-fn manifest(cluster: &Cluster) -> String {
+/// So many members; `extra` is YAML below `spec.replication`, indented by four.
+fn manifest(cluster: &Cluster, members: u32, extra: &str) -> String {
     // Disks that can be full and hang; failovers within seconds, so that many fit into a run.
     let class = if cluster.sandbox_dir().is_some() { "    storageClassName: limited\n" } else { "" };
     let text = small(
         ROOT,
         &format!(
-            "  replicas: {MEMBERS}\n  replication:\n    enabled: true\n    failover:\n      timeout: 2s\n      cooldown: 5s\n"
+            "  replicas: {members}\n  replication:\n    enabled: true\n{extra}    failover:\n      timeout: 2s\n      cooldown: 5s\n"
         ),
     );
     text.replace("    size: 1Gi\n", &format!("    size: 1Gi\n{class}"))
 }
 
-fn member_names() -> Vec<String> {
-    (0..MEMBERS).map(|n| format!("{ROOT}-{n}")).collect()
+fn member_names(members: u32) -> Vec<String> {
+    (0..members).map(|n| format!("{ROOT}-{n}")).collect()
 }
 
 /// The topology, with the clients' table and account.
 pub(crate) fn set_up(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
-    cluster.apply(namespace, &manifest(cluster))?;
+    set_up_as(cluster, namespace, MEMBERS, "")
+}
+
+/// The same with so many members, and more below `spec.replication`.
+fn set_up_as(cluster: &Cluster, namespace: &str, members: u32, extra: &str) -> Result<(), Failure> {
+    cluster.apply(namespace, &manifest(cluster, members, extra))?;
     cluster.await_healthy(namespace, ROOT, Duration::from_secs(120))?;
     cluster.await_condition(namespace, ROOT, ("SafeToFailover", "True", ""), Duration::from_secs(60))?;
     let sql = format!(
@@ -92,7 +101,7 @@ fn storm(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
     let writers = number("CHAOS_WRITERS")?.map_or(Ok(4), u32::try_from).map_err(|e| format!("CHAOS_WRITERS: {e}"))?;
     say(&format!("chaos: seed {seed}, for {} s, {writers} writers", length.as_secs()));
     set_up(cluster, namespace)?;
-    let members = member_names();
+    let members = member_names(MEMBERS);
     let primary_entry = Entry::of(cluster, namespace, &format!("{ROOT}-primary"))?;
     let replica_entry = Entry::of(cluster, namespace, &format!("{ROOT}-replica"))?;
     let clients = Clients::start(&primary_entry, &replica_entry, writers, 2)?;
@@ -111,10 +120,21 @@ fn storm(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
     report(tally, &history, ran);
     say(&format!("chaos: seed {seed}"));
     judged?;
-    match &tally.unwell[..] {
-        [] => Ok(()),
-        unwell => Err(format!("not well again in time: {}", unwell.join("; "))),
+    if !tally.unwell.is_empty() {
+        return Err(format!("not well again in time: {}", tally.unwell.join("; ")));
     }
+    if length >= LONG { enough(tally) } else { Ok(()) }
+}
+
+/// A long run that found nothing means little where little was thrown.
+fn enough(tally: &Tally) -> Result<(), Failure> {
+    let (total, overlapping) = (tally.total(), tally.overlapping);
+    if total >= LEAST && overlapping * 3 >= total {
+        return Ok(());
+    }
+    Err(format!(
+        "{total} faults, {overlapping} beside another one: at least {LEAST}, a third of them so, make a long run"
+    ))
 }
 
 /// Waits until the members are equal, or will not be, and compares what is there with what clients were told.
@@ -138,7 +158,7 @@ fn judge(cluster: &Cluster, namespace: &str, members: &[String], history: &Histo
     for violation in &violations {
         *kinds.entry(violation.kind()).or_default() += 1;
     }
-    let mut text = format!("{BROKEN}: {kinds:?}:");
+    let mut text = broken(format_args!("{kinds:?}:"));
     for violation in violations.iter().take(SHOWN) {
         let _ = write!(text, "\n  {violation}");
     }

@@ -83,7 +83,7 @@ fn replace_operator(cluster: &Cluster, mutant: Option<&str>) -> Result<(), Failu
 /// Sets up, lets the story happen, heals, and says what the checker finds.
 fn tell(cluster: &Cluster, namespace: &str, story: Story, heals_in: Duration) -> Result<Vec<Violation>, Failure> {
     set_up(cluster, namespace)?;
-    let members = member_names();
+    let members = member_names(super::MEMBERS);
     let primary_entry = Entry::of(cluster, namespace, &format!("{ROOT}-primary"))?;
     let replica_entry = Entry::of(cluster, namespace, &format!("{ROOT}-replica"))?;
     let clients = Clients::start(&primary_entry, &replica_entry, 4, 1)?;
