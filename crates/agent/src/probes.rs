@@ -95,6 +95,8 @@ fn role(state: &MemberState, max_lag: u32) -> Result<Role, String> {
             "does not receive: {}",
             replication.io_error.as_ref().map(|e| e.message.as_str()).unwrap_or_default()
         )),
+        // Read for a failover: its source is lost, and it goes on in a moment.
+        ThreadState::No if state.fence.is_some() => Ok(Role::Replica { connected: false }),
         ThreadState::No => Err("does not receive: stopped".into()),
         ThreadState::Connecting => Ok(Role::Replica { connected: false }),
     }

@@ -90,8 +90,10 @@ impl Server {
         tokio::spawn(async move {
             let status = child.child.wait().await;
             drop(child);
-            let words = match words {
-                // A process that the server left behind may hold the pipe open.
+            // Why it did not start is in its last words. (A process that it left behind may hold the pipe open.) One that ran is told of
+            // at once: others may have to take over.
+            let starting = shared.state.now().phase == Phase::Starting;
+            let words = match words.filter(|_| starting) {
                 Some(words) => tokio::time::timeout(Duration::from_secs(1), words).await.ok().and_then(Result::ok),
                 None => None,
             };

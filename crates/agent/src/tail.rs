@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use topology::member::Phase;
+use topology::member::{Dropped, Phase};
 
 use crate::{Shared, binlog, errant, places::Places, volume};
 
@@ -60,6 +60,8 @@ pub(crate) async fn settle(shared: Arc<Shared>, folder: PathBuf) {
         Ok(0) => tracing::info!("crash recovery dropped nothing"),
         Ok(transactions) => {
             tracing::warn!(transactions, folder = %folder.display(), "crash recovery dropped what nobody acknowledged");
+            let folder = folder.display().to_string();
+            shared.state.update(|state| state.dropped = Some(Dropped { transactions, folder }));
         }
         Err(why) => tracing::warn!(why, folder = %folder.display(), "what crash recovery dropped is in the copies"),
     }

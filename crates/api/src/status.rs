@@ -150,6 +150,9 @@ pub struct MemberStatus {
     /// Last error of replication or of the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// Why it would not be made primary now (`NoCandidate`, `ErrantTransactions`, `ReplicationBroken`, ...); absent when it could be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfit: Option<String>,
     /// `server_id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_id: Option<i64>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::action::{Action, Command, Stamp};
 use crate::gtid::GtidPosition;
-use crate::member::{MemberName, ServerError, ThreadState};
+use crate::member::{Dropped, MemberName, ServerError, ThreadState};
 use crate::plan::{Change, Course, Forecast};
 use crate::record::Record;
 pub use crate::refusal::Refusal;
@@ -155,6 +155,10 @@ pub struct MemberReport {
     pub sql: Option<ThreadState>,
     /// Lag in seconds, where it can be known.
     pub lag: Option<u64>,
+    /// Why it would not be made primary, as a replica: PascalCase. `None`: it could be.
+    pub unfit: Option<&'static str>,
+    /// What its last start dropped as nobody had acknowledged it.
+    pub dropped: Option<Dropped>,
     /// The last error of either thread.
     pub last_error: Option<ServerError>,
     /// `gtid_binlog_pos`.

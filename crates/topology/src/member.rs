@@ -75,6 +75,9 @@ pub struct MemberState {
     /// The pod was told to stop.
     #[serde(default)]
     pub leaving: bool,
+    /// What the last start's crash recovery dropped, if anything.
+    #[serde(default)]
+    pub dropped: Option<Dropped>,
     /// Connections of nobody's members that would have acknowledged, and were sent away since the agent's start.
     #[serde(default)]
     pub strangers: u32,
@@ -106,6 +109,7 @@ impl MemberState {
             locks: Locks::default(),
             saved: Vec::new(),
             leaving: false,
+            dropped: None,
             strangers: 0,
             trouble: None,
             options_refused: None,
@@ -134,6 +138,16 @@ pub enum Fenced {
     Connecting,
     /// The server was killed.
     Killed,
+}
+
+/// Transactions at the end of a former primary's binary log that nobody had acknowledged, and that its crash recovery dropped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Dropped {
+    /// How many.
+    pub transactions: u64,
+    /// Where they are written down, in the member's container.
+    pub folder: String,
 }
 
 /// A marker.

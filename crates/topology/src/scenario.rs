@@ -95,6 +95,7 @@ pub(crate) fn replica_state(member: &str, server_id: u32, data_id: &str) -> Memb
         locks: Locks::default(),
         saved: Vec::new(),
         leaving: false,
+        dropped: None,
         strangers: 0,
         trouble: None,
         options_refused: None,

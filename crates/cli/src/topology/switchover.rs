@@ -245,6 +245,15 @@ fn fit(member: &MemberStatus, max_lag: i64) -> Result<(), (&'static str, String)
     if member.reachable == Some(false) {
         return Err(("TargetSilent", "does not answer".to_owned()));
     }
+    match member.unfit.as_deref() {
+        Some("NoCandidate" | "HandsOff") => return Err(("TargetNotCandidate", "is no candidate".to_owned())),
+        Some("ErrantTransactions") => {
+            return Err(("TargetErrant", "has transactions that no primary wrote".to_owned()));
+        }
+        Some("Leaving") => return Err(("TargetSilent", "shall be restarted or taken away".to_owned())),
+        // What else there is shows below, and more of it.
+        _ => {}
+    }
     let threads = [("IO", &member.io), ("SQL", &member.sql)];
     if let Some((thread, state)) = threads.iter().find(|(_, state)| state.as_deref() != Some("Yes")) {
         let state = state.as_deref().unwrap_or("not configured");
@@ -266,12 +275,14 @@ mod tests {
         let member = |name: &str, lag: i64| json!({"name": name, "role": "replica", "source": "db-0", "lag": lag, "io": "Yes", "sql": "Yes", "reachable": true});
         let mut stopped = member("db-3", 0);
         stopped["sql"] = json!("No");
+        let mut delayed = member("db-5", 0);
+        delayed["unfit"] = json!("NoCandidate");
         serde_json::from_value(json!({"apiVersion": "k8s.mariadb.com/v1alpha1", "kind": "MariaDB",
             "metadata": {"name": "db", "namespace": "ns", "uid": "u"},
             "spec": {"replicas": 4, "storage": {"size": "1Gi"}, "replication": {"enabled": true}},
             "status": {"currentPrimary": "db-0", "replication": {"candidates": ["db-2", "db-1"], "members": [
                 {"name": "db-0", "role": "primary", "reachable": true}, member("db-1", 0), member("db-2", 0), stopped,
-                member("db-4", 99)]}}}))
+                member("db-4", 99), delayed]}}}))
         .expect("a MariaDB")
     }
 
@@ -286,6 +297,7 @@ mod tests {
         assert_eq!(refused("db-9"), "TargetUnknown: db-9 is no member of db");
         assert_eq!(refused("db-3"), "TargetBroken: db-3 does not replicate (its SQL thread: No)");
         assert_eq!(refused("db-4"), "TargetLags: db-4 lags by 99 s (at most 30 s)");
+        assert_eq!(refused("db-5"), "TargetNotCandidate: db-5 is no candidate");
         let mut suspended = root.clone();
         suspended.spec.suspend = Some(true);
         assert!(foresee(&suspended, None).is_err());

@@ -1,6 +1,7 @@
 //! Events that come from comparing two reports: new refusals, and health lost and won.
 
 use topology::decision::{Event, Refusal, Report, Role, Standing};
+use topology::member::Dropped;
 
 /// Something is wrong, rather than new or on its way.
 fn trouble(report: &Report) -> bool {
@@ -29,6 +30,24 @@ pub(super) fn changes(before: Option<&Report>, now: &Report) -> Vec<Event> {
             member: refusal.member().cloned(),
         })
         .collect();
+    for member in &now.members {
+        let known = before.and_then(|before| before.members.iter().find(|old| old.name == member.name));
+        if let Some(Dropped { transactions, folder }) = &member.dropped
+            // One that was silent told it before.
+            && known.is_some_and(|known| known.reachable && known.dropped != member.dropped)
+        {
+            events.push(Event {
+                warning: true,
+                reason: "UnacknowledgedDropped",
+                message: format!(
+                    "{} had been the primary: {transactions} transactions that nobody had acknowledged were dropped by its crash \
+                     recovery; they are written down in {folder}",
+                    member.name
+                ),
+                member: Some(member.name.clone()),
+            });
+        }
+    }
     if let Some(before) = before {
         let health = |warning, reason| Event { warning, reason, message: now.health.message.clone(), member: None };
         match (before.health.ok, now.health.ok) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::judge;
 use super::pass::Pass;
 use super::repair::{Need, connecting, need, words};
 use super::view::{Content, Member};
@@ -10,6 +11,7 @@ use crate::intent::HandsOff;
 use crate::member::{Phase, ThreadState};
 use crate::memory::Memory;
 use crate::observation::{Agent, Pod};
+use crate::plan::Verdict;
 
 /// A replica may fail to connect for so long before it counts as broken: a source that restarts is away for a moment.
 const CONNECTING: Duration = Duration::from_secs(10);
@@ -112,6 +114,11 @@ fn member_report(pass: &Pass<'_>, refusals: &[Refusal], member: Member<'_>) -> M
         io: replication.map(|replication| replication.io),
         sql: replication.map(|replication| replication.sql),
         lag,
+        unfit: match judge::verdict(pass, member) {
+            Verdict::Fit | Verdict::Chosen | Verdict::OldPrimary | Verdict::Behind { .. } => None,
+            unfit => Some(unfit.reason()),
+        },
+        dropped: state.and_then(|state| state.dropped.clone()),
         last_error: replication.and_then(|r| r.sql_error.clone().or_else(|| r.io_error.clone())),
         options_refused: state.and_then(|state| state.options_refused.clone()),
         binlog_pos: server.map(|server| server.gtid_binlog_pos.clone()).unwrap_or_default(),
