@@ -134,7 +134,7 @@ fn refused(pass: &mut Pass<'_>, cause: Cause, refusal: Refusal) -> Flow {
     take_at_word(pass, named);
     if pass.next.epoch > pass.record.epoch {
         let lost = vec![format!(
-            "a person has named the data of {} although this stood in the way: {refusal} What only others have acknowledged is not \
+            "a person has named the data of {} although this stood in the way: {refusal}. What only others have acknowledged is not \
              on it, and is saved from their volumes where they come back",
             named.name()
         )];
