@@ -289,7 +289,7 @@ pub struct ReplicaIntent {
     /// `slave_net_timeout`.
     pub net_timeout: Duration,
     /// Failed attempts after which it is reported.
-    pub connection_retries: Option<u32>,
+    pub connection_retries: u32,
     /// `MASTER_CONNECT_RETRY`, seconds.
     pub connect_retry: u32,
     /// Beyond this lag a replica is not ready, seconds.

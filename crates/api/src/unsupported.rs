@@ -17,7 +17,6 @@ const NOT_BUILT: &[(&str, Counts)] = &[
     ("tls.serverCertIssuerRef", Counts::Always),
     ("tls.clientCertIssuerRef", Counts::Always),
     ("replication.standaloneProbes", Counts::IfTrue),
-    ("replication.replica.connectionRetries", Counts::Always),
     ("replication.replica.ssl", Counts::IfEnabled),
     ("replication.replica.bootstrapFrom", Counts::Always),
 ];

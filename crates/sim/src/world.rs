@@ -246,6 +246,7 @@ fn member_intent(n: usize) -> MemberIntent {
             through: None,
             tls: false,
             connect_retry: 1,
+            connect_retries: 10,
             heartbeat_ms: 1000,
             delay: 0,
             max_lag: 30,

@@ -140,6 +140,8 @@ pub struct ReplicaIntent {
     pub tls: bool,
     /// `MASTER_CONNECT_RETRY`, seconds.
     pub connect_retry: u32,
+    /// So many attempts to connect may fail before it counts as broken.
+    pub connect_retries: u32,
     /// `MASTER_HEARTBEAT_PERIOD`, milliseconds.
     pub heartbeat_ms: u32,
     /// `MASTER_DELAY`, seconds.
@@ -182,8 +184,16 @@ impl Intent {
 
     /// How `member` follows `primary`.
     pub fn source(&self, member: &MemberIntent, primary: &MemberIntent) -> Source {
-        let ReplicaIntent { through, tls, connect_retry, heartbeat_ms, delay, max_lag: _, recovery: _ } =
-            &member.replica;
+        let ReplicaIntent {
+            through,
+            tls,
+            connect_retry,
+            connect_retries: _,
+            heartbeat_ms,
+            delay,
+            max_lag: _,
+            recovery: _,
+        } = &member.replica;
         Source {
             endpoint: through.clone().unwrap_or_else(|| primary.server.clone()),
             user: self.account(member),

@@ -43,6 +43,7 @@ pub(crate) fn member_intent(member: &str, server_id: u32) -> MemberIntent {
             through: None,
             tls: true,
             connect_retry: 1,
+            connect_retries: 10,
             heartbeat_ms: 1000,
             delay: 0,
             max_lag: 30,

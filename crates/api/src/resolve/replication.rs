@@ -236,7 +236,7 @@ fn resolve_replica(replica: Replica, mistakes: &mut Mistakes, warnings: &mut Mis
         semi_sync: replica.semi_sync.unwrap_or(true),
         candidate: replica.candidate,
         net_timeout,
-        connection_retries: replica.connection_retries.map(|retries| retries.max(1) as u32),
+        connection_retries: replica.connection_retries.map_or(10, |retries| retries.max(1) as u32),
         connect_retry: replica.connection_retry_seconds.unwrap_or(1).max(1) as u32,
         max_lag: max_lag.unwrap_or(30) as u32,
         delay: replica.delay.map_or(Duration::ZERO, |d| d.0),

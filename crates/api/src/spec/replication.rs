@@ -212,7 +212,8 @@ pub struct Replica {
     /// `slave_net_timeout`: silence after which the connection counts as lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection_timeout: Option<GoDuration>,
-    /// Failed attempts after which the replica is reported disconnected; it keeps trying.
+    /// Failed attempts to connect, `connectionRetrySeconds` apart, after which the replica is reported as broken; it keeps trying.
+    /// 10 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub connection_retries: Option<i32>,

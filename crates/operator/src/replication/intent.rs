@@ -135,6 +135,7 @@ fn replica(root: &Resolved, settings: Option<&resolved::ReplicaIntent>, through:
         through,
         tls: root.tls,
         connect_retry: settings.map_or(1, |replica| replica.connect_retry),
+        connect_retries: settings.map_or(10, |replica| replica.connection_retries),
         heartbeat_ms: HEARTBEAT_MS.min(third),
         delay: settings.map_or(0, |replica| u32::try_from(replica.delay.as_secs()).unwrap_or(u32::MAX)),
         max_lag: settings.map_or(30, |replica| replica.max_lag),

@@ -7,14 +7,11 @@ use super::pass::Pass;
 use super::repair::{Need, connecting, need, words};
 use super::view::{Content, Member};
 use crate::decision::{Event, Health, MemberReport, Refusal, Report, Role, Standing, list};
-use crate::intent::HandsOff;
+use crate::intent::{HandsOff, ReplicaIntent};
 use crate::member::{Phase, ThreadState};
 use crate::memory::Memory;
 use crate::observation::{Agent, Pod};
 use crate::plan::Verdict;
-
-/// A replica may fail to connect for so long before it counts as broken: a source that restarts is away for a moment.
-const CONNECTING: Duration = Duration::from_secs(10);
 
 pub(super) fn report(pass: &Pass<'_>, refusals: &[Refusal], operation: Option<String>, events: Vec<Event>) -> Report {
     let members: Vec<MemberReport> = pass.members().map(|member| member_report(pass, refusals, member)).collect();
@@ -236,7 +233,10 @@ fn running(pass: &Pass<'_>, member: Member<'_>, lag: Option<u64>) -> (Standing, 
         }
         Need::Nothing if replication.io == ThreadState::Connecting => {
             let since = member.seen.and_then(|seen| seen.memory.trouble_since).unwrap_or(pass.now);
-            match connecting(replication).filter(|_| pass.now.since(since) >= CONNECTING) {
+            let ReplicaIntent { connect_retry, connect_retries, .. } = &member.intent.replica;
+            // The server does not count them. A source that restarts is away for a moment.
+            let given = Duration::from_secs(u64::from(*connect_retry) * u64::from(*connect_retries));
+            match connecting(replication).filter(|_| pass.now.since(since) >= given) {
                 Some(why) => (Standing::Broken, why),
                 None => text(Standing::Underway, "connects to its source"),
             }

@@ -331,3 +331,18 @@ fn accounts_that_cannot_be_made_are_tried_with_patience() {
     world.member("db-0").refuses = None;
     assert!(world.settle().report.health.ok);
 }
+
+#[test]
+fn a_replica_that_does_not_connect_is_broken_after_as_many_attempts_as_asked_for() {
+    for (retries, seconds) in [(3, 3), (10, 10), (30, 30)] {
+        let mut world = running(3);
+        for member in &mut world.intent.members {
+            member.replica.connect_retries = retries;
+        }
+        world.member("db-1").cut = true;
+        let began = world.now;
+        let broken = (0..200).find(|_| standing(&world.pass(|_| true), "db-1") == Standing::Broken);
+        let took = world.now.since(began).as_secs();
+        assert!(broken.is_some() && (seconds..=seconds + 2).contains(&took), "{took} s");
+    }
+}
