@@ -202,31 +202,30 @@ fn foretold(cluster: &Cluster, namespace: &str, to: &str, reason: &str) -> Resul
 
 /// By the operator, when it is asked; and counted under this reason.
 fn refused(cluster: &Cluster, namespace: &str, to: &str, (reason, words): (&str, &str)) -> Result<(), Failure> {
+    let counter = ("refusals", "reason", reason);
+    let before = count(cluster, namespace, counter)?;
     let (code, out, err) = cluster.mariadb_exit(&["switchover", "db", "-n", namespace, "--to", to])?;
     if code != 3 || !out.contains("Not done") || !out.contains(words) {
         return Err(format!("a switchover to {to}: {code}: {out}{err}"));
     }
-    await_count(cluster, namespace, "refusals", ("reason", reason), 1)
+    await_count(cluster, namespace, counter, before + 1)
 }
 
-/// Waits for a counter of the operator to say this of the topology.
-fn await_count(
-    cluster: &Cluster,
-    namespace: &str,
-    counter: &str,
-    (label, value): (&str, &str),
-    count: u64,
-) -> Result<(), Failure> {
-    let forward = Forward::start(cluster, "mariadb-operator", "deployment/mariadb-operator", 8080)?;
-    let line = format!(
-        "mariadb_operator_{counter}_total{{namespace=\"{namespace}\",topology=\"db\",{label}=\"{value}\"}} {count}"
-    );
-    cluster.eventually(&line, MINUTE / 4, || {
-        let text = forward.http("/metrics")?;
-        match text.lines().any(|found| found == line) {
-            true => Ok(()),
-            false => Err(text.lines().filter(|found| found.contains(namespace)).collect::<Vec<_>>().join("\n")),
-        }
+/// What a counter of the operator says of the topology: its name, and a label with its value.
+fn count(cluster: &Cluster, namespace: &str, (counter, label, value): (&str, &str, &str)) -> Result<u64, Failure> {
+    let text = Forward::start(cluster, "mariadb-operator", "deployment/mariadb-operator", 8080)?.http("/metrics")?;
+    let of = format!("{{namespace=\"{namespace}\",topology=\"db\",{label}=\"{value}\"}} ");
+    let line = format!("mariadb_operator_{counter}_total{of}");
+    match text.lines().find_map(|found| found.strip_prefix(line.as_str())) {
+        Some(number) => number.parse().map_err(|e| format!("{line}{number}: {e}")),
+        None => Ok(0),
+    }
+}
+
+fn await_count(cluster: &Cluster, namespace: &str, counter: (&str, &str, &str), wanted: u64) -> Result<(), Failure> {
+    cluster.eventually(&format!("{counter:?} is {wanted}"), MINUTE / 4, || match count(cluster, namespace, counter)? {
+        found if found == wanted => Ok(()),
+        found => Err(format!("it is {found}")),
     })
 }
 
@@ -260,7 +259,10 @@ fn targets_that_cannot_take_over(cluster: &Cluster, namespace: &str) -> Result<(
 }
 
 fn two_requests_at_once_and_one_in_a_failover(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
+    const FAILOVERS: (&str, &str, &str) = ("failovers", "outcome", "Done");
+    const SWITCHOVERS: (&str, &str, &str) = ("switchovers", "outcome", "Done");
     with_rows(cluster, namespace, &replicated("db", 3))?;
+    let before = (count(cluster, namespace, FAILOVERS)?, count(cluster, namespace, SWITCHOVERS)?);
     let (one, other) = std::thread::scope(|scope| {
         let ask =
             |to: &'static str| scope.spawn(move || cluster.mariadb_exit(&["switchover", "-n", namespace, "--to", to]));
@@ -289,13 +291,13 @@ fn two_requests_at_once_and_one_in_a_failover(cluster: &Cluster, namespace: &str
         _ => return Err(format!("in a failover, {now} is the primary then: {code}: {out}{err}")),
     }
     // One failover, and no request that lingers.
-    await_count(cluster, namespace, "failovers", ("outcome", "Done"), 1)?;
+    await_count(cluster, namespace, FAILOVERS, before.0 + 1)?;
     await_safe(cluster, namespace, "db")?;
     let (code, out, err) = cluster.mariadb_exit(&["switchover", "-n", namespace])?;
     if code != 0 || primary(cluster, namespace, "db")? == now {
         return Err(format!("after the failover: {code}: {out}{err}"));
     }
-    await_count(cluster, namespace, "switchovers", ("outcome", "Done"), if now == old { 3 } else { 2 })
+    await_count(cluster, namespace, SWITCHOVERS, before.1 + if now == old { 3 } else { 2 })
 }
 
 fn all_ackers_are_away(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {

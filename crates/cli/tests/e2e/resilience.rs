@@ -85,7 +85,7 @@ fn sandbox_killed_and_started_again(cluster: &Cluster, namespace: &str) -> Resul
             None => Err("nobody is the primary".to_owned()),
         }
     })?;
-    if cluster.condition(namespace, "db", "Ready")?.0 == "True" {
+    if cluster.condition(namespace, "db", "Ready").is_ok_and(|(status, _, _)| status == "True") {
         return Err("it was ready before the sandbox could be killed".to_owned());
     }
     kill_and_start()?;
