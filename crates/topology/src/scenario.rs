@@ -140,7 +140,7 @@ pub(crate) struct Model {
     /// Which transactions are in the data, whatever the server's variables say: (server id, sequence).
     pub(crate) content: Content,
     /// What is still heard of it, while its reports are held up.
-    frozen: Option<MemberState>,
+    frozen: Option<(MemberState, Time)>,
     /// Every order is refused with this.
     pub(crate) refuses: Option<String>,
     /// The data, while no server runs on it.
@@ -228,8 +228,9 @@ impl World {
 
     /// Its reports are held up, or come again.
     pub(crate) fn freeze(&mut self, member: &str, frozen: bool) {
+        let now = self.now;
         let model = self.member(member);
-        model.frozen = frozen.then(|| model.state.clone());
+        model.frozen = frozen.then(|| (model.state.clone(), now));
     }
 
     /// The pod is replaced; its volume stays.
@@ -336,7 +337,7 @@ impl World {
             .filter(|(member, _)| self.intent.member(member).is_some())
             .map(|(member, model)| {
                 let answers = model.pod == Pod::Running && !model.silent;
-                let heard = model.frozen.as_ref().unwrap_or(&model.state).clone();
+                let (heard, at) = model.frozen.clone().unwrap_or_else(|| (model.state.clone(), self.now));
                 if answers {
                     model.memory.observe(&heard, self.now);
                 }
@@ -345,7 +346,7 @@ impl World {
                 let since = silent_since.unwrap_or(self.now);
                 let attempts = u32::try_from(self.now.since(since).as_secs()).expect("not that long");
                 let agent = if answers {
-                    Agent::Answers { state: Box::new(heard), at: self.now }
+                    Agent::Answers { state: Box::new(heard), at }
                 } else {
                     Agent::Silent { since, attempts, why: "no connection".to_owned() }
                 };

@@ -371,7 +371,8 @@ fn stuck(pass: &mut Pass<'_>, primary: Member<'_>) -> bool {
     if !acker_holds(pass, &server.gtid_binlog_pos, None) {
         return false;
     }
-    let still = pass.now.since(seen.memory.still_since);
+    // As it says itself. One that was just cut off said that sessions wait, as they nearly always do, and says nothing more.
+    let still = primary.reported_at().unwrap_or_default().since(seen.memory.still_since);
     if still < LOST_LIMIT {
         pass.look_again_in(LOST_LIMIT.saturating_sub(still));
     }

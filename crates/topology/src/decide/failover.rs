@@ -34,7 +34,9 @@ pub(super) fn obstacle(pass: &Pass<'_>) -> Option<Refusal> {
         return Some(Refusal::NoCandidate { primary, members: Vec::new() });
     }
     if pass.intent.durability.promises() {
-        if pass.record.solo {
+        // A stranger that was seen a moment ago counts before that is recorded.
+        let stranger = pass.member(&primary).and_then(|member| member.seen).is_some_and(|seen| seen.memory.stranger);
+        if pass.record.solo || stranger {
             return Some(Refusal::SoloPrimary { primary });
         }
         let missing: Vec<_> = pass

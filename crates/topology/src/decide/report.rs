@@ -241,6 +241,10 @@ fn running(pass: &Pass<'_>, member: Member<'_>, lag: Option<u64>) -> (Standing, 
                 None => text(Standing::Underway, "connects to its source"),
             }
         }
+        // A connection that is cut without a word looks well for as long as `slave_net_timeout`.
+        Need::Nothing if !replication.receives && pass.open_primary().is_some() => {
+            text(Standing::Underway, "hears nothing from its source")
+        }
         Need::Nothing if lag.is_some_and(|lag| lag > bound) => {
             (Standing::Lagging, format!("lags by more than {bound} s"))
         }

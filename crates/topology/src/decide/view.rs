@@ -59,7 +59,8 @@ impl<'a> Member<'a> {
         }
     }
 
-    fn reported_at(self) -> Option<Time> {
+    /// When it was heard last.
+    pub(super) fn reported_at(self) -> Option<Time> {
         match &self.seen?.agent {
             Agent::Answers { at, .. } => Some(*at),
             Agent::Silent { .. } => None,

@@ -2,7 +2,7 @@
 //! anew every 10 ms, with limits of 200 ms for a connection and for an answer. An outage is the longest time between two acknowledged
 //! writes of one client.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,11 +31,18 @@ type Row = (usize, u64);
 /// The rows of a member.
 pub(super) fn written(cluster: &Cluster, namespace: &str, pod: &str) -> Result<BTreeSet<Row>, Failure> {
     let text = cluster.sql(namespace, pod, "SELECT client, sequence FROM outage.written")?;
-    let row = |line: &str| {
-        let (client, sequence) = line.split_once('\t')?;
-        Some((client.parse().ok()?, sequence.parse().ok()?))
-    };
     text.lines().map(|line| row(line).ok_or_else(|| format!("{pod}: not a row: {line:?}"))).collect()
+}
+
+/// The last row of each client on a member.
+pub(super) fn latest(cluster: &Cluster, namespace: &str, pod: &str) -> Result<BTreeMap<usize, u64>, Failure> {
+    let text = cluster.sql(namespace, pod, "SELECT client, MAX(sequence) FROM outage.written GROUP BY client")?;
+    text.lines().map(|line| row(line).ok_or_else(|| format!("{pod}: not a row: {line:?}"))).collect()
+}
+
+fn row(line: &str) -> Option<Row> {
+    let (client, sequence) = line.split_once('\t')?;
+    Some((client.parse().ok()?, sequence.parse().ok()?))
 }
 
 /// What was acknowledged to a client, and when.
@@ -76,6 +83,14 @@ impl Clients {
             acknowledged[first..].windows(2).map(|pair| pair[1].0 - pair[0].0).max().unwrap_or(Duration::MAX)
         });
         gaps.max().unwrap_or_default()
+    }
+
+    /// The last row of each client that was acknowledged.
+    pub(super) fn latest(&self) -> BTreeMap<usize, u64> {
+        let last = |acknowledged: &Acknowledged| {
+            acknowledged.lock().unwrap_or_else(PoisonError::into_inner).last().map(|(_, sequence)| *sequence)
+        };
+        self.all.iter().enumerate().filter_map(|(client, acknowledged)| Some((client, last(acknowledged)?))).collect()
     }
 
     /// Ends them; what was acknowledged.

@@ -4,8 +4,10 @@
 mod clients;
 mod losses;
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
+use api::duration::GoDuration;
 use serde_json::Value;
 
 use super::chaos::BROKEN;
@@ -86,6 +88,21 @@ fn freeze(cluster: &Cluster, namespace: &str, pod: &str) -> Result<(), Failure> 
     cluster.sandbox_command("pod freeze", &["pod", "freeze", pod, "-n", namespace]).map(drop)
 }
 
+fn freeze_server(cluster: &Cluster, namespace: &str, pod: &str) -> Result<(), Failure> {
+    let words = ["pod", "freeze", pod, "-n", namespace, "--process", "mariadbd"];
+    cluster.sandbox_command("pod freeze", &words).map(drop)
+}
+
+fn stop_node(cluster: &Cluster, namespace: &str, pod: &str) -> Result<(), Failure> {
+    let node = node_of(cluster, namespace, pod)?;
+    cluster.sandbox_command("node stop", &["node", "stop", &node]).map(drop)
+}
+
+fn start_node(cluster: &Cluster, namespace: &str, pod: &str) -> Result<(), Failure> {
+    let node = node_of(cluster, namespace, pod)?;
+    cluster.sandbox_command("node start", &["node", "start", &node]).map(drop)
+}
+
 fn thaw(cluster: &Cluster, namespace: &str, pod: &str) -> Result<(), Failure> {
     cluster.sandbox_command("pod thaw", &["pod", "thaw", pod, "-n", namespace]).map(drop)
 }
@@ -121,6 +138,20 @@ const OF_TWO: &[Event] = &[
         of: Whom::Primary,
         cause: cut,
         undo: Some(heal),
+    },
+    Event {
+        what: "primary's node stopped (5 s of it is `failover.timeout`)",
+        aim: "5 s + 1.3 s / 2.5 s",
+        of: Whom::Primary,
+        cause: stop_node,
+        undo: Some(start_node),
+    },
+    Event {
+        what: "primary's server frozen (5 s of it is `failover.timeout`)",
+        aim: "5 s + 1.3 s / 2.5 s",
+        of: Whom::Primary,
+        cause: freeze_server,
+        undo: Some(thaw),
     },
     Event {
         what: "primary's pod frozen (5 s of it is `failover.timeout`)",
@@ -196,10 +227,26 @@ impl<'a> Bench<'a> {
         primary(self.cluster, self.namespace, "db")
     }
 
-    /// Healthy, and a failover would lose nothing.
+    /// Healthy, and a failover would lose nothing (where it would not be one too many for the operator that runs now).
     fn well(&self) -> Result<(), Failure> {
         self.cluster.await_healthy(self.namespace, "db", 3 * MINUTE)?;
-        self.cluster.await_condition(self.namespace, "db", ("SafeToFailover", "True", ""), MINUTE)
+        self.cluster.eventually("a failover would lose nothing", MINUTE, || {
+            let (status, reason, message) = self.cluster.condition(self.namespace, "db", "SafeToFailover")?;
+            if status == "True" || reason == "TooManyChanges" { Ok(()) } else { Err(format!("{reason}: {message}")) }
+        })
+    }
+
+    /// Every member has what was acknowledged up to now.
+    fn equal(&self) -> Result<(), Failure> {
+        let wanted = self.clients.latest();
+        for pod in (0..self.members).map(|n| format!("db-{n}")) {
+            self.cluster.eventually(&format!("{pod} has all"), MINUTE, || {
+                let there = clients::latest(self.cluster, self.namespace, &pod)?;
+                let behind = wanted.iter().find(|(client, last)| there.get(*client).is_none_or(|there| there < *last));
+                behind.map_or(Ok(()), |(client, last)| Err(format!("row {last} of client {client} is missing")))
+            })?;
+        }
+        Ok(())
     }
 
     /// Ends the clients, and says what of theirs is missing.
@@ -209,8 +256,12 @@ impl<'a> Bench<'a> {
         let acknowledged = self.clients.finish();
         let mut missing = 0;
         for pod in (0..self.members).map(|n| format!("db-{n}")) {
-            let there = clients::written(cluster, namespace, &pod)?;
-            let lost: Vec<_> = acknowledged.difference(&there).collect();
+            let lacks = || Ok(acknowledged.difference(&clients::written(cluster, namespace, &pod)?).copied().collect());
+            let caught_up =
+                || lacks().and_then(|lost: Vec<_>| lost.first().map_or(Ok(()), |row| Err(format!("{row:?}"))));
+            // Where it does not catch up, what it lacks is lost.
+            let _ = cluster.eventually(&format!("{pod} has all"), MINUTE, caught_up);
+            let lost = lacks()?;
             if let Some(first) = lost.first() {
                 say(&format!("{pod} lacks {} acknowledged rows, {first:?} among them", lost.len()));
             }
@@ -227,10 +278,10 @@ impl<'a> Bench<'a> {
 fn measure(cluster: &Cluster, namespace: &str, members: u32, events: &[Event]) -> Result<(), Failure> {
     let rounds = number(ROUNDS)?;
     let mut bench = Bench::start(cluster, namespace, members, "")?;
-    let mut rows = Vec::new();
+    let mut all_equal = Vec::new();
     let only = std::env::var(ONLY).unwrap_or_default();
     for event in events.iter().filter(|event| event.what.contains(&only)) {
-        let (mut outages, mut equal, mut phases) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut outages, mut equal, mut phases) = (Vec::new(), Vec::new(), Phases::default());
         for _ in 0..rounds {
             let holder = bench.next_round()?;
             let pod = match event.of {
@@ -250,27 +301,80 @@ fn measure(cluster: &Cluster, namespace: &str, members: u32, events: &[Event]) -
             }
             let since = if event.undo.is_some() { Instant::now() } else { caused };
             bench.well()?;
+            bench.equal()?;
             equal.push(since.elapsed());
-            outages.push(bench.clients.longest_gap(from));
+            let outage = bench.clients.longest_gap(from);
+            outages.push(outage);
             if event.of == Whom::Primary {
-                phases.push(last_change(cluster, namespace)?);
+                phases.take(&last_change(cluster, namespace)?, outage)?;
             }
         }
-        outages.sort();
-        equal.sort();
-        let seconds = |all: &[Duration], at: usize| format!("{:.2} s", all[at.min(all.len() - 1)].as_secs_f64());
-        rows.push(format!(
-            "bench: | {} | {} | {} / {} | median / worst of {rounds}; well again after {}{} |",
+        say(&format!(
+            "bench: | {} | {} | {} / {} | median / worst of {rounds}{phases} |",
             event.what,
             event.aim,
-            seconds(&outages, outages.len() / 2),
-            seconds(&outages, outages.len() - 1),
-            seconds(&equal, equal.len() / 2),
-            phases.last().map(|text| format!("; the last one: {text}")).unwrap_or_default(),
+            seconds(median(&mut outages)),
+            seconds(worst(&outages)),
         ));
-        say(rows.last().map_or("", String::as_str));
+        all_equal.extend(equal);
     }
+    say(&format!(
+        "bench: | members equal again after any of these | 15 s | {} / {} | median / worst of {}: all conditions well, and each member has \
+         what was acknowledged |",
+        seconds(median(&mut all_equal)),
+        seconds(worst(&all_equal)),
+        all_equal.len(),
+    ));
     bench.finish("these")
+}
+
+fn median(all: &mut [Duration]) -> Duration {
+    all.sort();
+    all.get(all.len() / 2).copied().unwrap_or_default()
+}
+
+fn worst(all: &[Duration]) -> Duration {
+    all.iter().max().copied().unwrap_or_default()
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.2} s", duration.as_secs_f64())
+}
+
+/// How long each phase took, change by change.
+#[derive(Default)]
+struct Phases(Vec<(String, Vec<Duration>)>);
+
+impl Phases {
+    /// What the operator wrote down, and the rest of what clients saw: they are sent to the new primary, and connect.
+    fn take(&mut self, change: &Value, outage: Duration) -> Result<(), Failure> {
+        let mut rest = outage;
+        for phase in change["phases"].as_array().into_iter().flatten() {
+            let text = phase["took"].as_str().unwrap_or_default();
+            let took = text.parse::<GoDuration>().map_err(|e| format!("a phase took {text:?}: {e}"))?.0;
+            rest = rest.saturating_sub(took);
+            self.add(phase["name"].as_str().unwrap_or_default(), took);
+        }
+        self.add("routed", rest);
+        Ok(())
+    }
+
+    fn add(&mut self, name: &str, took: Duration) {
+        match self.0.iter_mut().find(|(known, _)| known == name) {
+            Some((_, all)) => all.push(took),
+            None => self.0.push((name.to_owned(), vec![took])),
+        }
+    }
+}
+
+impl fmt::Display for Phases {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (name, all)) in self.0.iter().enumerate() {
+            let separator = if i == 0 { "; medians: " } else { ", " };
+            write!(f, "{separator}{name} {:.0} ms", median(&mut all.clone()).as_secs_f64() * 1000.0)?;
+        }
+        Ok(())
+    }
 }
 
 /// A fourth failover within ten minutes would be refused: a controller that has just started does not remember the others.
@@ -283,8 +387,8 @@ fn restart_operator(cluster: &Cluster) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The phases of the newest change, as its object tells them.
-fn last_change(cluster: &Cluster, namespace: &str) -> Result<String, Failure> {
+/// The newest change, as its object tells it.
+fn last_change(cluster: &Cluster, namespace: &str) -> Result<Value, Failure> {
     let text = cluster.kubectl(&[
         "get",
         "primarychanges",
@@ -295,14 +399,5 @@ fn last_change(cluster: &Cluster, namespace: &str) -> Result<String, Failure> {
         "--sort-by=.metadata.creationTimestamp",
     ])?;
     let list: Value = serde_json::from_str(&text).map_err(|e| format!("primarychanges: {e}"))?;
-    let newest = list["items"].as_array().and_then(|all| all.last()).cloned().unwrap_or_default();
-    let phases: Vec<String> = newest["phases"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|phase| {
-            format!("{} {}", phase["name"].as_str().unwrap_or_default(), phase["took"].as_str().unwrap_or_default())
-        })
-        .collect();
-    Ok(phases.join(", "))
+    Ok(list["items"].as_array().and_then(|all| all.last()).cloned().unwrap_or_default())
 }

@@ -49,6 +49,25 @@ fn waits_that_end_by_themselves_are_none() {
     assert!(world.server("db-0").semi_sync.promises() && !world.record.solo);
 }
 
+/// Found on real servers: in one of two cuts `solo` was recorded before the silence was noticed, and no failover was possible.
+#[test]
+fn sessions_that_waited_when_the_primary_was_heard_last_are_no_lost_acknowledgement() {
+    let mut world = safe(3);
+    world.write("db-0", 1);
+    world.server("db-0").semi_sync.waiting = 3;
+    world.pass(|_| true);
+    world.freeze("db-0", true);
+    for _ in 0..4 {
+        world.pass(|_| true);
+    }
+    assert!(!world.record.solo, "{}", world.log.join("\n"));
+    world.freeze("db-0", false);
+    for _ in 0..4 {
+        world.pass(|_| true);
+    }
+    assert!(world.log.iter().any(|line| line.contains("SetWaiting { on: false }")), "it says so itself");
+}
+
 #[test]
 fn after_a_stranger_a_marker_proves_anew() {
     let mut world = safe(3);
@@ -61,6 +80,18 @@ fn after_a_stranger_a_marker_proves_anew() {
     assert!(!world.record.solo);
     assert!(log(&mut world).contains("db-0 CommitMarker"));
     assert_eq!((world.run_for(20).record, log(&mut world).as_str()), (None, ""), "once");
+}
+
+#[test]
+fn a_stranger_that_was_seen_counts_before_it_is_recorded() {
+    let mut world = safe(3);
+    world.member("db-0").state.strangers = 1;
+    // The pass that sees it is lost with its swap; then the primary dies.
+    let seen = world.decide();
+    assert!(seen.record.is_some_and(|record| record.solo));
+    world.kill_server("db-0");
+    (world.member("db-0").silent, world.member("db-0").pod) = (true, Pod::Exited { why: "OOMKilled".to_owned() });
+    assert_eq!(reasons(&world.run_for(10)), ["SoloPrimary"]);
 }
 
 #[test]
