@@ -154,7 +154,10 @@ fn an_old_record_is_put_back(cluster: &Cluster, namespace: &str) -> Result<(), F
         for field in ["resourceVersion", "uid", "managedFields", "creationTimestamp"] {
             metadata.remove(field);
         }
-        cluster.kubectl_with(&["replace", "-n", namespace, "-f", "-"], &object.to_string())
+        // The operator writes the same objects: as a tool would, once more.
+        cluster.eventually("it is put back", MINUTE / 4, || {
+            cluster.kubectl_with(&["replace", "-n", namespace, "-f", "-"], &object.to_string())
+        })
     };
     put_back(record)?;
     put_back(object)?;
