@@ -471,8 +471,14 @@ impl Runner {
         if decision.forecast.is_some() || decision.course.plan.is_none() {
             self.forecast.clone_from(&decision.forecast);
         }
-        self.announce(&telling::changes(self.before.as_ref(), report));
-        self.before = Some(report.clone());
+        // That a primary which hands over is closed for a moment is no news; what comes of it is.
+        let changing = self.course.plan.is_some() || self.course.finishing.is_some();
+        self.announce(&telling::changes(self.before.as_ref(), report, changing));
+        let mut now = report.clone();
+        if let Some(before) = self.before.take().filter(|_| changing) {
+            now.health = before.health;
+        }
+        self.before = Some(now);
         let before = root.status.as_ref().and_then(|status| status.replication.as_ref()?.request.as_ref());
         let request = self.requests.status(self.request.as_ref(), decision, &kept.record, before);
         self.briefings.send_replace(Some(Arc::new(Briefing {

@@ -12,8 +12,8 @@ fn trouble(report: &Report) -> bool {
         .any(|member| unwell(member.standing) || member.role == Role::Primary && member.standing != Standing::Well)
 }
 
-/// What to tell of `now` that was not so before.
-pub(super) fn changes(before: Option<&Report>, now: &Report) -> Vec<Event> {
+/// What to tell of `now` that was not so before; of its health only when no change of primary is under way.
+pub(super) fn changes(before: Option<&Report>, now: &Report, changing: bool) -> Vec<Event> {
     let known = |refusal: &Refusal| {
         before.is_some_and(|before| {
             before.refusals.iter().any(|old| old.reason() == refusal.reason() && old.member() == refusal.member())
@@ -48,7 +48,7 @@ pub(super) fn changes(before: Option<&Report>, now: &Report) -> Vec<Event> {
             });
         }
     }
-    if let Some(before) = before {
+    if let Some(before) = before.filter(|_| !changing) {
         let health = |warning, reason| Event { warning, reason, message: now.health.message.clone(), member: None };
         match (before.health.ok, now.health.ok) {
             (false, true) => events.push(health(false, "ReplicationHealthy")),

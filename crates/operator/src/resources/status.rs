@@ -265,7 +265,11 @@ fn same(status: &MariaDBStatus, before: &MariaDBStatus) -> bool {
 fn worth_an_event(said: &Said, before: &MariaDBStatus) -> bool {
     let known = before.conditions.iter().find(|known| known.type_ == said.kind);
     let problem = match said.kind {
-        condition::READY => !said.status && !matches!(said.reason.as_str(), "Starting" | "MembersNotReady" | "Stopped"),
+        condition::READY => {
+            // (The root makes its CA a moment later.)
+            let usual = ["Starting", "MembersNotReady", "Stopped", "CertificateNotReady"];
+            !said.status && !usual.contains(&said.reason.as_str())
+        }
         condition::CONFIG_VALID => !said.message.is_empty(),
         condition::UNSUPPORTED_FIELD => said.status,
         _ => matches!(
