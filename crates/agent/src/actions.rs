@@ -414,6 +414,7 @@ async fn follow(shared: &Arc<Shared>, source: &Source, demote: bool) -> Result<O
     }
     shared.state.update(|state| state.fence = None);
     remember(&shared.told.source, Some((source.clone(), password)));
+    unlock_all(shared, &mut session, &source.user).await?;
     // The threads connect within a moment: wait for that, so that the next look sees them so.
     for _ in 0..10 {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -427,6 +428,22 @@ async fn follow(shared: &Arc<Shared>, source: &Source, demote: bool) -> Result<O
         }
     }
     Ok(Outcome::Done)
+}
+
+/// Nobody acknowledges to a replica: locks that it has from when it was primary (or from its donor) would keep the others out in the
+/// moment in which it is primary again, and a refused replica comes back a second later. Its next opening locks anew whom it must.
+async fn unlock_all(shared: &Arc<Shared>, session: &mut sql::Session, own: &str) -> Result<(), Refusal> {
+    let prefix = own.trim_end_matches(|c: char| c.is_ascii_digit());
+    let locked = session.locked_accounts().await.map_err(|e| statement(&e))?;
+    let ours: Vec<String> = locked
+        .into_iter()
+        .filter(|account| account.strip_prefix(prefix).is_some_and(|id| id.parse::<u32>().is_ok()))
+        .collect();
+    if ours.is_empty() {
+        return Ok(());
+    }
+    session.unlock_accounts(&ours).await.map_err(|e| statement(&e))?;
+    opening::look_at_locks(shared, session, None).await.map_err(|e| statement(&e))
 }
 
 /// A changed Secret is mounted by and by; what has it from there follows: the accounts on the primary, the connection of a replica.

@@ -12,14 +12,14 @@ use protocol::{Outcome, Refusal};
 use serde::{Deserialize, Serialize};
 use topology::history::Errant;
 use topology::member::Volume;
-use topology::{DataId, Gtid};
+use topology::{BinlogState, DataId, Gtid};
 
 use crate::actions::{failed, not_possible, session, statement};
 use crate::binlog::{self, Transaction, Writer};
 use crate::bootstrap::last_lines;
 use crate::config::{program, wait_with_stderr};
 use crate::places::Places;
-use crate::{Shared, processes, volume};
+use crate::{Shared, processes, state, volume};
 
 const RAW: &str = "events.bin";
 const SQL: &str = "statements.sql";
@@ -88,12 +88,13 @@ pub(crate) async fn save(shared: Arc<Shared>, errant: Vec<Errant>) -> Result<Out
     }
     let Volume::Data { data_id } = shared.state.now().volume else { return Err(not_possible("there is no data")) };
     let mut session = session(&shared).await?;
+    let logged = state::ask(&shared, &mut session).await.map_err(|e| statement(&e))?.gtid_binlog_state;
     let index = session.log_indexes().await.map_err(|e| statement(&e))?.binary;
     let index = index.ok_or_else(|| not_possible("the binary log is off: errant transactions cannot be read"))?;
     let fail = |message: String| failed("ErrantNotSaved", format!("errant transactions cannot be saved: {message}"));
     let files = binlog::indexed(&shared.places.data(), &index).map_err(|e| fail(e.to_string()))?;
     let place = new_folder(&shared.places, &data_id.0).map_err(|e| fail(e.to_string()))?;
-    let result = write(&shared.places, &place, files, &missing, data_id).await;
+    let result = write(&shared.places, &place, files, &missing, &logged, data_id).await;
     match result {
         Ok(transactions) => {
             tracing::warn!(transactions, folder = %place.display(), "errant transactions are written down");
@@ -113,6 +114,7 @@ async fn write(
     place: &Path,
     files: Vec<PathBuf>,
     errant: &[Errant],
+    logged: &BinlogState,
     data_id: DataId,
 ) -> Result<u64, String> {
     let raw = place.join(RAW);
@@ -121,9 +123,16 @@ async fn write(
     let found = volume::in_background(move || extract(&files, &target, |t| is_one_of(&wanted, t.gtid)));
     let found = found.await.map_err(|e| e.to_string())?;
     for e in errant {
-        // The last one there is: its end marks that nothing was cut off. The rest may have been removed from the log long ago.
-        if found.last.get(&(e.domain, e.server_id)).is_none_or(|&last| last < e.last) {
-            return Err(format!("{}-{}-{} is not in the binary log", e.domain, e.server_id, e.last));
+        // The last one there is: its end marks that nothing was cut off. The rest may have been removed from the log long ago; and
+        // what came with a copy of the data was never in it: the donor was compared with the primary of its day, so that only a
+        // primary which has lost its own history (RESET MASTER) takes that for errant.
+        let pair = (e.domain, e.server_id);
+        let last = logged.0.get(&pair).map_or(0, |&logged| logged.min(e.last));
+        if last < e.last {
+            tracing::warn!(errant = %e, "came with the copy that this data is, as far as it is in no binary log");
+        }
+        if last > e.known && found.last.get(&pair).is_none_or(|&found| found < last) {
+            return Err(format!("{}-{}-{last} is not in the binary log", e.domain, e.server_id));
         }
     }
     decode(places, &raw, &place.join(SQL)).await?;

@@ -283,6 +283,8 @@ impl World {
                 }
                 let member = &mut self.members[n];
                 member.disk.source = Some(source);
+                // Locks of its own are nobody's business any more.
+                member.disk.locked.clear();
                 member.fence = None;
                 if let Some(process) = member.process.as_mut() {
                     (process.io, process.sql, process.diverged) = (Io::Connecting, true, false);

@@ -70,8 +70,10 @@ pub enum Kind {
     Start,
     /// `read_only=OFF`.
     Open,
-    /// `read_only=ON`.
+    /// `read_only=ON`, if it can be had.
     Close,
+    /// `read_only=ON`, or the server goes: what was refused before in a friendlier way is no reason to wait.
+    Demote,
     /// Replication accounts.
     Accounts,
     /// `CHANGE MASTER`.
@@ -120,7 +122,8 @@ impl Kind {
             Action::Clone { replaces: Some(_), .. } => Self::Reseed,
             Action::StartServer { .. } => Self::Start,
             Action::OpenForWrites { .. } => Self::Open,
-            Action::SetReadOnly { .. } => Self::Close,
+            Action::SetReadOnly { kill: false, .. } => Self::Close,
+            Action::SetReadOnly { kill: true, .. } => Self::Demote,
             Action::EnsureReplicationAccounts { .. } => Self::Accounts,
             Action::Follow { .. } => Self::Follow,
             Action::StartReplication => Self::StartReplication,
@@ -144,7 +147,7 @@ impl Kind {
             Self::Reseed => "re-seeding it",
             Self::Start => "starting its server",
             Self::Open => "opening it for writes",
-            Self::Close => "setting it read-only",
+            Self::Close | Self::Demote => "setting it read-only",
             Self::Accounts => "setting up replication accounts on it",
             Self::Follow => "pointing it at its source",
             Self::StartReplication => "starting its replication",
@@ -165,6 +168,7 @@ impl Kind {
         match self {
             Self::Open
             | Self::Close
+            | Self::Demote
             | Self::Accounts
             | Self::Fence
             | Self::Lock
@@ -449,6 +453,18 @@ mod tests {
         memory.begin(&waits(true), at(200));
         memory.end(&waits(true), Err("no".to_owned()));
         assert!(memory.wait_until(&waits(false).action, at(200)) > Duration::ZERO);
+    }
+
+    #[test]
+    fn a_demotion_does_not_wait_for_what_was_refused_before() {
+        let close = |kill| Command { stamp: Stamp::default(), action: Action::SetReadOnly { grace_ms: 0, kill } };
+        let mut memory = Memory::default();
+        for _ in 0..4 {
+            memory.begin(&close(false), at(100));
+            memory.end(&close(false), Err("sessions wait".to_owned()));
+        }
+        assert!(memory.wait_until(&close(false).action, at(100)) > Duration::ZERO);
+        assert_eq!(memory.wait_until(&close(true).action, at(100)), Duration::ZERO);
     }
 
     #[test]

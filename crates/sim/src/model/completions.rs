@@ -1,7 +1,7 @@
 //! The swap that completes a plan: it succeeds only from the plan's own revision.
 
 use super::mutants::Mutant;
-use super::state::{Operator, Order, Plan, Record, State, Step, covers, has, only};
+use super::state::{Operator, Order, Plan, Record, State, Step, covers, has, members, only, set};
 use super::{Action, Fact, Model};
 
 /// What the record says from then on.
@@ -16,7 +16,12 @@ pub enum Completion {
     /// An acker holds everything.
     Proven,
     /// A new epoch.
-    Promoted(u8),
+    Promoted {
+        /// Its primary.
+        target: u8,
+        /// Members that have applied all they hold, and hold nothing that it lacks, may acknowledge from its first write on.
+        beside: bool,
+    },
 }
 
 impl Model {
@@ -66,14 +71,18 @@ impl Model {
                     let member = state.member(target);
                     let has_it = if self.breaks(Mutant::NoDrain) { member.held() } else { member.log };
                     if covers(has_it, everything) {
-                        complete(Completion::Promoted(target));
+                        for beside in [true, false] {
+                            complete(Completion::Promoted { target, beside });
+                        }
                     }
                 }
             }
             Plan::SwitchOver { to, step: Step::Locked(position) } => {
                 let same = state.member(own.primary).log == position && state.clean(to);
                 if same && state.left.changes > 0 {
-                    complete(Completion::Promoted(to));
+                    for beside in [true, false] {
+                        complete(Completion::Promoted { target: to, beside });
+                    }
                 }
             }
             Plan::Nothing | Plan::Order(_) | Plan::SwitchOver { .. } => {}
@@ -81,6 +90,17 @@ impl Model {
     }
 
     pub(super) fn complete(&self, state: &mut State, operator: u8, completion: Completion) {
+        let beside = match completion {
+            Completion::Promoted { target, beside: true } => {
+                let all = state.member(target).log;
+                let old = state.record.holder;
+                set(members().filter(|n| {
+                    let there = state.member(*n);
+                    *n != target && *n != old && covers(there.log, there.held()) && covers(all, there.held())
+                }))
+            }
+            _ => 0,
+        };
         let own = &mut state.operators[usize::from(operator)];
         let record = &mut state.record;
         record.revision += 1;
@@ -101,11 +121,11 @@ impl Model {
                 self.note(Fact::Proven);
                 record.solo = false;
             }
-            (Completion::Promoted(target), plan) => {
+            (Completion::Promoted { target, .. }, plan) => {
                 self.note(if plan == Plan::FailOver { Fact::FailedOver } else { Fact::SwitchedOver });
                 let revision = record.revision;
-                *record = Record { revision, holder: target, ackers: 0, solo: true, opened: false };
-                *own = Operator { plan: Plan::Order(Order::Open), revision, primary: target, ackers: 0 };
+                *record = Record { revision, holder: target, ackers: beside, solo: true, opened: false };
+                *own = Operator { plan: Plan::Order(Order::Open), revision, primary: target, ackers: beside };
                 state.left.changes -= 1;
             }
             _ => {}

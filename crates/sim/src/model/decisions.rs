@@ -73,7 +73,11 @@ impl Model {
                 decide(Decision::Start(member));
             }
             let copy = !state.clean(member);
-            if record.opened && (!follows || copy) && !(copy && has(record.ackers, member)) {
+            // Those that were recorded with the swap are pointed at the new primary while it opens.
+            if (record.opened || has(record.ackers, member))
+                && (!follows || copy)
+                && !(copy && has(record.ackers, member))
+            {
                 decide(Decision::Follow(member));
             }
             if follows && record.opened && primary.open && state.left.changes > 0 {

@@ -115,14 +115,14 @@ fn completed(before: &State, who: u8, completion: Completion) -> String {
         (Completion::Expelled, _) => "records the expulsion".to_owned(),
         (Completion::Alone, _) => "records the expulsion, nobody holds a marker".to_owned(),
         (Completion::Proven, _) => "clears solo".to_owned(),
-        (Completion::Promoted(to), Plan::FailOver) => {
+        (Completion::Promoted { target: to, .. }, Plan::FailOver) => {
             let held: Vec<String> = members()
                 .filter(|n| before.record.ackers & (1 << n) != 0)
                 .map(|n| format!("db-{n} {{{}}}", transactions(before.member(n).held())))
                 .collect();
             format!("has read {}, and takes db-{to}", held.join(", "))
         }
-        (Completion::Promoted(to), _) => format!("finds db-{to} equal, and takes it"),
+        (Completion::Promoted { target: to, .. }, _) => format!("finds db-{to} equal, and takes it"),
     };
     format!("operator {} {what}", operator(who))
 }

@@ -32,7 +32,7 @@ const LOST_LIMIT: Duration = Duration::from_secs(1);
 const PROVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why a member is not good enough to acknowledge.
-struct Unfit {
+pub(super) struct Unfit {
     why: String,
     /// That is sure at once.
     sure: bool,
@@ -41,7 +41,7 @@ struct Unfit {
 }
 
 /// Is this member good enough to acknowledge?
-fn fit(pass: &Pass<'_>, member: Member<'_>) -> Result<(), Unfit> {
+pub(super) fn fit(pass: &Pass<'_>, member: Member<'_>) -> Result<(), Unfit> {
     let unfit = |why: &str, sure| Err(Unfit { why: why.to_owned(), sure, for_good: false });
     let recovers = member.intent.replica.recovery.enabled;
     if !member.intent.candidate {

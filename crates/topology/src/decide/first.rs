@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::follow;
 use super::judge::{applied, held};
 use super::pass::{Flow, Pass};
 use super::view::{Content, Member};
@@ -198,13 +199,23 @@ pub(super) fn was_primary(pass: &Pass<'_>, member: Member<'_>) -> bool {
 
 /// The swap that makes a member primary, and what it does first. It is open for writes when it has done so.
 pub(super) fn start_epoch(pass: &mut Pass<'_>, member: Member<'_>) {
-    if pass.can_order(member) {
-        promote(pass, member);
+    if pass.can_order(member) && name_primary(pass, member) {
+        super::primary::open_at_once(pass, member);
     }
 }
 
-/// The same as a step of a plan, whatever else the member is doing. `false`: it does not answer.
+/// The same as a step of a plan, whatever else the member is doing, and with those that follow it at once. `false`: it does not answer.
 pub(super) fn promote(pass: &mut Pass<'_>, member: Member<'_>) -> bool {
+    if !name_primary(pass, member) {
+        return false;
+    }
+    let followers = follow::beside_the_new_primary(pass, member);
+    super::primary::open_at_once(pass, member);
+    follow::follow_at_once(pass, member, &followers);
+    true
+}
+
+fn name_primary(pass: &mut Pass<'_>, member: Member<'_>) -> bool {
     let (Some(state), Some(server), Some(data_id)) = (member.state(), member.server(), member.data_id()) else {
         return false;
     };
@@ -213,7 +224,6 @@ pub(super) fn promote(pass: &mut Pass<'_>, member: Member<'_>) -> bool {
     pass.next = pass.next.next_epoch(holder, member.intent.server_id, position);
     pass.next.wanted.get_or_insert_with(|| pass.intent.wanted_primary.clone());
     pass.event("PrimaryChosen", member, format!("{} is the primary of epoch {}", member.name(), pass.next.epoch));
-    super::primary::open_at_once(pass, member);
     true
 }
 

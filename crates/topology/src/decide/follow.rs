@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use super::ackers;
 use super::first::was_primary;
 use super::judge::{applied, held};
 use super::pass::{Flow, Pass};
 use super::repair::replay;
 use super::view::{Member, Verdict};
 use crate::action::{Action, Source};
-use crate::member::ReplicationState;
+use crate::member::{MemberName, ReplicationState};
 use crate::memory::Kind;
+use crate::record::Acker;
 
 /// Wrong password, or no such account.
 const ACCESS_DENIED: u32 = 1045;
@@ -45,6 +47,45 @@ pub(super) fn follow_primary(pass: &mut Pass<'_>) -> Flow {
         }
     }
     Flow::Next
+}
+
+/// Members that nothing stands in the way of acknowledging to `primary` from its first write on: they are in the record with the swap that
+/// makes it primary, let in by the order that opens it, and pointed at it meanwhile. Its commits wait for the first of them.
+pub(super) fn beside_the_new_primary(pass: &mut Pass<'_>, primary: Member<'_>) -> Vec<MemberName> {
+    if !pass.intent.durability.promises() || !pass.intent.replication {
+        return Vec::new();
+    }
+    let all = applied(primary);
+    let locked = primary.state().map(|state| state.locks.accounts.clone()).unwrap_or_default();
+    let old = pass.record.holder.clone();
+    let others = pass.others().into_iter().filter(|member| member.name() != primary.name());
+    let ready: Vec<Member<'_>> = others
+        .filter(|member| old.as_ref().is_none_or(|old| old.member != *member.name()) && member.free())
+        // It has replicated, so that its account is there; and not locked from when this one was primary before: it would be
+        // refused, and try again a second later.
+        .filter(|member| member.replication().is_some() && !locked.contains(&pass.intent.account(member.intent)))
+        .filter(|member| !pass.excluded.contains(member.name()) && !member.intent.hands_off && !member.has_relay_log())
+        // Nothing of its own, applied or not.
+        .filter(|member| applied(*member).covers(&held(*member)) && all.covers(&held(*member)))
+        .filter(|member| member.verdict(primary, &pass.next.history) == Some(Verdict::Clean))
+        .filter(|member| ackers::fit(pass, *member).is_ok())
+        .collect();
+    for member in &ready {
+        let Some(data_id) = member.data_id() else { continue };
+        let acker = Acker { member: member.name().clone(), server_id: member.intent.server_id };
+        pass.next.ackers.insert(data_id.clone(), acker);
+    }
+    ready.into_iter().map(|member| member.name().clone()).collect()
+}
+
+pub(super) fn follow_at_once(pass: &mut Pass<'_>, primary: Member<'_>, members: &[MemberName]) {
+    for name in members {
+        let Some(member) = pass.member(name) else { continue };
+        let source = pass.intent.source(member.intent, primary.intent);
+        let demote = was_primary(pass, member);
+        pass.order_at_once(member, Action::Follow { source, demote });
+        pass.event("Following", member, format!("{} replicates from {}", member.name(), primary.name()));
+    }
 }
 
 /// The accounts are there, and it is refused: what it logs in with is older than they are, or they are set right just now.

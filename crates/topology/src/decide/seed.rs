@@ -141,6 +141,9 @@ pub(super) fn broken_members(pass: &mut Pass<'_>) -> Flow {
 fn reseed(pass: &mut Pass<'_>, member: Member<'_>, error: &str) {
     let name = member.name();
     let (Some(data_id), Some(primary)) = (member.data_id(), pass.lead()) else { return };
+    if member.server().is_some_and(|server| !server.read_only) {
+        return; // What is written on it now would go unsaved: it is closed first.
+    }
     if !member.intent.replica.recovery.enabled {
         pass.refuse(Refusal::RecoveryDisabled { member: name.clone(), error: error.to_owned() });
         return;

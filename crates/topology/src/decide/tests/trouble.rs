@@ -346,3 +346,24 @@ fn a_replica_that_does_not_connect_is_broken_after_as_many_attempts_as_asked_for
         assert!(broken.is_some() && (seconds..=seconds + 2).contains(&took), "{took} s");
     }
 }
+
+/// Found by the simulation: it had refused to be closed for a switchover, was not closed for a while after the failover, and replaced as
+/// it was; what was written on it meanwhile was neither acknowledged nor saved.
+#[test]
+fn a_former_primary_is_closed_before_its_data_is_looked_at() {
+    let mut world = running(3);
+    world.intent.durability = crate::intent::Durability::Safe;
+    world.intent.failover.automatic = true;
+    world.settle();
+    (world.member("db-0").silent, world.member("db-0").cut) = (true, true);
+    world.run_for(30);
+    assert_ne!(world.record.holder.as_ref().expect("a holder").member, name("db-0"));
+    world.write("db-0", 2);
+    log(&mut world);
+    (world.member("db-0").silent, world.member("db-0").cut) = (false, false);
+    world.run_for(60);
+    let lines = log(&mut world);
+    let (closed, saved) = (lines.find("db-0 close"), lines.find("db-0 SaveErrant"));
+    assert!(closed.is_some() && closed < saved, "{lines}");
+    assert!(lines.contains("db-0 reseed"), "{lines}");
+}
