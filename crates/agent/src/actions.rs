@@ -202,8 +202,9 @@ pub(crate) async fn session(shared: &Shared) -> Result<InUse, Refusal> {
 
 /// The controller sees the effect of an action in the state at once, not at the next poll.
 pub(crate) async fn seen(shared: &Shared, session: &mut sql::Session) {
+    let question = shared.questions.next();
     if let Ok(server) = state::ask(shared, session).await {
-        state::publish(shared, session, server).await;
+        state::publish(shared, session, question, server).await;
     }
 }
 

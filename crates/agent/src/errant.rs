@@ -94,7 +94,7 @@ pub(crate) async fn save(shared: Arc<Shared>, errant: Vec<Errant>) -> Result<Out
     let fail = |message: String| failed("ErrantNotSaved", format!("errant transactions cannot be saved: {message}"));
     let files = binlog::indexed(&shared.places.data(), &index).map_err(|e| fail(e.to_string()))?;
     let place = new_folder(&shared.places, &data_id.0).map_err(|e| fail(e.to_string()))?;
-    let result = write(&shared.places, &place, files, &missing, &logged, data_id).await;
+    let result = write(&shared.places, &place, files, &missing, (&logged, shared.state.now().server_id), data_id).await;
     match result {
         Ok(transactions) => {
             tracing::warn!(transactions, folder = %place.display(), "errant transactions are written down");
@@ -114,7 +114,7 @@ async fn write(
     place: &Path,
     files: Vec<PathBuf>,
     errant: &[Errant],
-    logged: &BinlogState,
+    (logged, own): (&BinlogState, u32),
     data_id: DataId,
 ) -> Result<u64, String> {
     let raw = place.join(RAW);
@@ -126,8 +126,12 @@ async fn write(
         // The last one there is: its end marks that nothing was cut off. The rest may have been removed from the log long ago; and
         // what came with a copy of the data was never in it: the donor was compared with the primary of its day, so that only a
         // primary which has lost its own history (RESET MASTER) takes that for errant.
+        // (Its own it has written itself.)
         let pair = (e.domain, e.server_id);
-        let last = logged.0.get(&pair).map_or(0, |&logged| logged.min(e.last));
+        let last = match logged.0.get(&pair) {
+            _ if e.server_id == own => e.last,
+            logged => logged.map_or(0, |&logged| logged.min(e.last)),
+        };
         if last < e.last {
             tracing::warn!(errant = %e, "came with the copy that this data is, as far as it is in no binary log");
         }
@@ -135,7 +139,11 @@ async fn write(
             return Err(format!("{}-{}-{last} is not in the binary log", e.domain, e.server_id));
         }
     }
-    decode(places, &raw, &place.join(SQL)).await?;
+    if found.count > 0 {
+        decode(places, &raw, &place.join(SQL)).await?;
+    } else {
+        std::fs::write(place.join(SQL), "-- None of them is in the binary log.\n").map_err(|e| e.to_string())?;
+    }
     let note = Note { data_id, errant: errant.to_vec(), transactions: found.count };
     let place = place.to_owned();
     let noted = volume::in_background(move || {

@@ -40,10 +40,12 @@ pub(crate) async fn fence(shared: &Arc<Shared>, stamp: Stamp) -> Result<Outcome,
         }
     };
     let mut session = session(shared).await?;
+    let mut question = shared.questions.next();
     let mut server = state::ask(shared, &mut session).await.map_err(|e| statement(&e))?;
     if how == Fenced::Stopped && relay::aside(shared, &server).is_some() {
         // What was received before a restart is kept aside, and only applied from there.
         session.stop_replication().await.map_err(|e| statement(&e))?;
+        question = shared.questions.next();
         server = state::ask(shared, &mut session).await.map_err(|e| statement(&e))?;
     }
     let more = relay::look(shared, &mut session, &server).await;
@@ -54,9 +56,12 @@ pub(crate) async fn fence(shared: &Arc<Shared>, stamp: Stamp) -> Result<Outcome,
     if let Some(more) = &more {
         received = received.furthest(more);
     }
+    let news = shared.questions.is_news(question);
     shared.state.update(|state| {
-        state.server = Some(server);
-        state.relay = more;
+        if news {
+            state.server = Some(server);
+            state.relay = more;
+        }
         state.fence = Some(Fence { stamp, how, received });
     });
     Ok(Outcome::Done)

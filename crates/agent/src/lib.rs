@@ -105,6 +105,7 @@ pub(crate) struct Shared {
     pub(crate) health: health::Health,
     pub(crate) time: lease::Time,
     pub(crate) reception: std::sync::Mutex<sql::Reception>,
+    pub(crate) questions: state::Questions,
     pub(crate) spares: sessions::Spares,
     /// The marker that waits.
     pub(crate) marker: opening::Waiting,
@@ -176,6 +177,7 @@ pub async fn run(me: Me, places: Places) -> Result<(), StartError> {
         health: health::Health::default(),
         time: lease::Time::default(),
         reception: std::sync::Mutex::default(),
+        questions: state::Questions::default(),
         spares: sessions::Spares::default(),
         marker: opening::Waiting::default(),
         own_marker: opening::Waiting::default(),

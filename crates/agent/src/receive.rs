@@ -230,10 +230,12 @@ pub(crate) async fn start_as(shared: &Arc<Shared>, how: StartAs) -> Result<(), P
     let set = async {
         let mut session = sessions::open(shared).await?;
         session.set_slave_position(&position).await?;
-        state::ask(shared, &mut session).await
+        Ok::<_, sql::SqlError>((shared.questions.next(), state::ask(shared, &mut session).await?))
     };
-    let server = set.await.map_err(|e| failed("CloneFailed", format!("the copy's position: {e}")))?;
+    let (question, server) = set.await.map_err(|e| failed("CloneFailed", format!("the copy's position: {e}")))?;
     std::fs::remove_file(&file).map_err(|e| failed("CloneFailed", format!("the position: {e}")))?;
-    shared.state.update(|state| state.server = Some(server));
+    if shared.questions.is_news(question) {
+        shared.state.update(|state| state.server = Some(server));
+    }
     Ok(())
 }

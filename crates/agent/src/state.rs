@@ -1,6 +1,7 @@
 //! What is known, and how it gets known: the server is asked a few times a second over one connection.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
@@ -61,6 +62,29 @@ pub(crate) fn target(shared: &Shared) -> sql::Target {
     sql::Target::Socket { path: shared.places.socket(), user: login::USER.into(), password: login::secret() }
 }
 
+/// Questions in the order in which they were asked. Several connections ask at once: an answer that comes late is older than what was told
+/// already, and would take it back.
+#[derive(Default)]
+pub(crate) struct Questions {
+    asked: AtomicU64,
+    told: Mutex<u64>,
+}
+
+impl Questions {
+    /// The number of a question that is about to be asked.
+    pub(crate) fn next(&self) -> u64 {
+        self.asked.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// Whether the answer to this one is to be told: nothing later was.
+    pub(crate) fn is_news(&self, question: u64) -> bool {
+        let mut told = lock(&self.told);
+        let news = question >= *told;
+        *told = question.max(*told);
+        news
+    }
+}
+
 /// The server's facts, and whether something still comes from its source.
 pub(crate) async fn ask(
     shared: &Shared,
@@ -103,9 +127,17 @@ async fn noticed<T>(shared: &Shared, answer: impl Future<Output = T>) -> T {
     answer.await
 }
 
-/// Tells what the server said, together with what its relay log holds.
-pub(crate) async fn publish(shared: &Shared, session: &mut sql::Session, server: topology::member::ServerState) {
+/// Tells what the server said to a question, together with what its relay log holds.
+pub(crate) async fn publish(
+    shared: &Shared,
+    session: &mut sql::Session,
+    question: u64,
+    server: topology::member::ServerState,
+) {
     let relay = crate::relay::look(shared, session, &server).await;
+    if !shared.questions.is_news(question) {
+        return;
+    }
     shared.state.update(|state| {
         state.server = Some(server);
         state.relay = relay;
@@ -119,7 +151,7 @@ pub(crate) async fn publish(shared: &Shared, session: &mut sql::Session, server:
     });
 }
 
-fn lock<T>(place: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(place: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     place.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
@@ -146,6 +178,7 @@ pub(crate) async fn poll(shared: Arc<Shared>) {
             tokio::time::sleep(STARTING_EVERY).await;
             continue;
         }
+        let question = shared.questions.next();
         let answer = match &mut session {
             Some(session) => noticed(&shared, ask(&shared, session)).await,
             None => match sql::Session::open(&target(&shared)).await {
@@ -167,7 +200,7 @@ pub(crate) async fn poll(shared: Arc<Shared>) {
         match answer {
             Ok(server) => {
                 if let Some(session) = &mut session {
-                    publish(&shared, session, server).await;
+                    publish(&shared, session, question, server).await;
                 }
                 tokio::time::sleep(if changing(&shared) { CHANGING_EVERY } else { EVERY }).await;
             }
@@ -202,5 +235,19 @@ pub(crate) async fn watch_disk(shared: Arc<Shared>) {
             }
         });
         tokio::time::sleep(DISK_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_comes_late_is_no_news() {
+        let questions = Questions::default();
+        let (first, second) = (questions.next(), questions.next());
+        assert!(questions.is_news(second));
+        assert!(!questions.is_news(first), "asked before, and answered after");
+        assert!(questions.is_news(questions.next()));
     }
 }
