@@ -58,8 +58,8 @@ pub struct Account<'a> {
 impl Session {
     /// The server's facts. Whoever else asks at the same time shares `reception`: it is held for no longer than a note takes.
     pub async fn state(&mut self, reception: &Mutex<Reception>) -> Result<ServerState, SqlError> {
-        let reception = || reception.lock().unwrap_or_else(PoisonError::into_inner);
         const SLAVES: &str = "SHOW ALL SLAVES STATUS";
+        let reception = || reception.lock().unwrap_or_else(PoisonError::into_inner);
         let mut replication = None;
         let mut applied = 0;
         for row in &self.rows(SLAVES, READ_LIMIT, SLAVES).await? {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::changes::{ackers, change, holder, safe, world};
 use super::{log, reasons};
+use crate::gtid::{BinlogState, GtidPosition};
 use crate::intent::Durability;
 use crate::member::Phase;
 use crate::observation::Pod;
@@ -173,8 +174,8 @@ fn an_emptied_binary_log_is_replaced_and_what_was_written_since_is_saved() {
     // A promotion by hand: numbers that it has used before.
     let server = world.server("db-1");
     server.log_reset = true;
-    (server.gtid_binlog_pos, server.gtid_binlog_state) = Default::default();
-    server.gtid_slave_pos = Default::default();
+    (server.gtid_binlog_pos, server.gtid_binlog_state) = (GtidPosition::default(), BinlogState::default());
+    server.gtid_slave_pos = GtidPosition::default();
     server.replication = None;
     server.read_only = false;
     world.write("db-1", 1);
