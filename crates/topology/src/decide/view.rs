@@ -163,7 +163,9 @@ impl<'a> Member<'a> {
         // What the primary itself writes now it may have written since it last reported. Next to others that are surely not
         // its, they count: what is named here is saved before the member is seeded afresh.
         let doubtful = errant.iter().all(|e| e.server_id == primary.intent.server_id);
-        let later = primary.reported_at()?.0 > self.seen?.memory.still_since.0 + SAMPLING_MS;
+        // (Its agent may be heard although its server says nothing any more: what is told of that one is old.)
+        let silent = primary.state().is_some_and(|state| state.trouble.is_some());
+        let later = !silent && primary.reported_at()?.0 > self.seen?.memory.still_since.0 + SAMPLING_MS;
         Some(if doubtful && !later { Verdict::Undecided } else { Verdict::Errant(errant) })
     }
 

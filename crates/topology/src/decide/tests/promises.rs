@@ -69,6 +69,21 @@ fn sessions_that_waited_when_the_primary_was_heard_last_are_no_lost_acknowledgem
     assert!(world.log.iter().any(|line| line.contains("SetWaiting { on: false }")), "it says so itself");
 }
 
+/// Found by the bench: what replicas had received after the frozen server's last answer was taken for errant, and nobody for fit.
+#[test]
+fn what_a_frozen_primary_wrote_last_is_not_errant() {
+    let mut world = safe(3);
+    let before = world.server("db-0").clone();
+    world.write("db-0", 1);
+    world.pass(|_| true);
+    *world.server("db-0") = before;
+    world.member("db-0").state.trouble = Some(crate::member::Trouble::Unresponsive);
+    let began = world.now;
+    change(&mut world);
+    assert_ne!(holder(&world), "db-0");
+    assert!(world.now.since(began) < Duration::from_secs(8), "{:?}", world.now.since(began));
+}
+
 #[test]
 fn after_a_stranger_a_marker_proves_anew() {
     let mut world = safe(3);
