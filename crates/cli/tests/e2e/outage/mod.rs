@@ -70,18 +70,18 @@ fn switchover(cluster: &Cluster, namespace: &str, _pod: &str) -> Result<(), Fail
     cluster.mariadb(&["switchover", "-n", namespace]).map(drop)
 }
 
-fn node_of(cluster: &Cluster, namespace: &str, pod: &str) -> Result<String, Failure> {
-    cluster.kubectl(&["get", "pod", pod, "-n", namespace, "-o", "jsonpath={.spec.nodeName}"])
+/// `sandbox node VERB` for the node that the pod is on.
+fn to_its_node(cluster: &Cluster, namespace: &str, pod: &str, verb: &str) -> Result<(), Failure> {
+    let node = cluster.kubectl(&["get", "pod", pod, "-n", namespace, "-o", "jsonpath={.spec.nodeName}"])?;
+    cluster.sandbox_command(&format!("node {verb}"), &["node", verb, &node]).map(drop)
 }
 
 fn cut(cluster: &Cluster, namespace: &str, pod: &str) -> Result<(), Failure> {
-    let node = node_of(cluster, namespace, pod)?;
-    cluster.sandbox_command("node cut", &["node", "cut", &node]).map(drop)
+    to_its_node(cluster, namespace, pod, "cut")
 }
 
 fn heal(cluster: &Cluster, namespace: &str, pod: &str) -> Result<(), Failure> {
-    let node = node_of(cluster, namespace, pod)?;
-    cluster.sandbox_command("node heal", &["node", "heal", &node]).map(drop)
+    to_its_node(cluster, namespace, pod, "heal")
 }
 
 fn freeze(cluster: &Cluster, namespace: &str, pod: &str) -> Result<(), Failure> {
@@ -94,13 +94,11 @@ fn freeze_server(cluster: &Cluster, namespace: &str, pod: &str) -> Result<(), Fa
 }
 
 fn stop_node(cluster: &Cluster, namespace: &str, pod: &str) -> Result<(), Failure> {
-    let node = node_of(cluster, namespace, pod)?;
-    cluster.sandbox_command("node stop", &["node", "stop", &node]).map(drop)
+    to_its_node(cluster, namespace, pod, "stop")
 }
 
 fn start_node(cluster: &Cluster, namespace: &str, pod: &str) -> Result<(), Failure> {
-    let node = node_of(cluster, namespace, pod)?;
-    cluster.sandbox_command("node start", &["node", "start", &node]).map(drop)
+    to_its_node(cluster, namespace, pod, "start")
 }
 
 fn thaw(cluster: &Cluster, namespace: &str, pod: &str) -> Result<(), Failure> {
