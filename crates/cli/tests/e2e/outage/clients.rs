@@ -1,6 +1,6 @@
 //! Clients that write through the primary's service, row by row, and note when each write was acknowledged. After a failure they connect
-//! anew every 10 ms, with limits of 200 ms for a connection and for an answer. An outage is the longest time between two acknowledged
-//! writes of one client.
+//! anew every 10 ms, with limits of 200 ms for a connection and for an answer. An outage is the longest time that one client has tried to
+//! write, from its first attempt until it was acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -45,8 +45,17 @@ fn row(line: &str) -> Option<Row> {
     Some((client.parse().ok()?, sequence.parse().ok()?))
 }
 
-/// What was acknowledged to a client, and when.
-type Acknowledged = Arc<Mutex<Vec<(Instant, u64)>>>;
+/// What was acknowledged to a client.
+type Acknowledged = Arc<Mutex<Vec<Write>>>;
+
+/// An acknowledged write.
+#[derive(Debug, Clone, Copy)]
+struct Write {
+    /// When the client first tried to write after its last one was acknowledged.
+    wanted: Instant,
+    acknowledged: Instant,
+    sequence: u64,
+}
 
 pub(super) struct Clients {
     runtime: tokio::runtime::Runtime,
@@ -75,20 +84,20 @@ impl Clients {
         Ok(Self { runtime, stop, all })
     }
 
-    /// The longest time without an acknowledged write that any client has had since `from`.
-    pub(super) fn longest_gap(&self, from: Instant) -> Duration {
-        let gaps = self.all.iter().map(|acknowledged| {
+    /// The longest that any client has waited for a write since `from`; without end where one has written nothing since.
+    pub(super) fn longest_wait(&self, from: Instant) -> Duration {
+        let waits = self.all.iter().map(|acknowledged| {
             let acknowledged = acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
-            let first = acknowledged.partition_point(|(at, _)| *at < from).saturating_sub(1);
-            acknowledged[first..].windows(2).map(|pair| pair[1].0 - pair[0].0).max().unwrap_or(Duration::MAX)
+            let first = acknowledged.partition_point(|write| write.acknowledged < from);
+            acknowledged[first..].iter().map(|write| write.acknowledged - write.wanted).max().unwrap_or(Duration::MAX)
         });
-        gaps.max().unwrap_or_default()
+        waits.max().unwrap_or_default()
     }
 
     /// The last row of each client that was acknowledged.
     pub(super) fn latest(&self) -> BTreeMap<usize, u64> {
         let last = |acknowledged: &Acknowledged| {
-            acknowledged.lock().unwrap_or_else(PoisonError::into_inner).last().map(|(_, sequence)| *sequence)
+            acknowledged.lock().unwrap_or_else(PoisonError::into_inner).last().map(|write| write.sequence)
         };
         self.all.iter().enumerate().filter_map(|(client, acknowledged)| Some((client, last(acknowledged)?))).collect()
     }
@@ -99,14 +108,14 @@ impl Clients {
         self.runtime.shutdown_timeout(Duration::from_secs(1));
         let rows = self.all.iter().enumerate().flat_map(|(client, acknowledged)| {
             let acknowledged = acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
-            acknowledged.iter().map(|(_, sequence)| (client, *sequence)).collect::<Vec<_>>()
+            acknowledged.iter().map(|write| (client, write.sequence)).collect::<Vec<_>>()
         });
         rows.collect()
     }
 }
 
 async fn write(client: usize, service: SocketAddr, stop: Arc<AtomicBool>, acknowledged: Acknowledged) {
-    let mut sequence = 0_u64;
+    let (mut sequence, mut wanted) = (0_u64, Instant::now());
     while !stop.load(Ordering::Relaxed) {
         let opts: Opts = OptsBuilder::default()
             .ip_or_hostname(service.ip().to_string())
@@ -123,11 +132,13 @@ async fn write(client: usize, service: SocketAddr, stop: Arc<AtomicBool>, acknow
                 sequence += 1;
                 let row = format!("INSERT INTO outage.written VALUES ({client}, {sequence})");
                 let Ok(Ok(())) = tokio::time::timeout(LIMIT, connection.query_drop(row)).await else { break };
-                acknowledged.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), sequence));
+                let write = Write { wanted, acknowledged: Instant::now(), sequence };
+                acknowledged.lock().unwrap_or_else(PoisonError::into_inner).push(write);
                 if stop.load(Ordering::Relaxed) {
                     return;
                 }
                 tokio::time::sleep(PAUSE).await;
+                wanted = Instant::now();
             }
             tokio::spawn(async move { tokio::time::timeout(LIMIT, connection.disconnect()).await });
         }

@@ -301,7 +301,7 @@ fn measure(cluster: &Cluster, namespace: &str, members: u32, events: &[Event]) -
             bench.well()?;
             bench.equal()?;
             equal.push(since.elapsed());
-            let outage = bench.clients.longest_gap(from);
+            let outage = bench.clients.longest_wait(from);
             outages.push(outage);
             if event.of == Whom::Primary {
                 phases.take(&last_change(cluster, namespace)?, outage)?;
