@@ -6,7 +6,7 @@ use topology::action::{Action, Waits};
 use topology::gtid::GtidPosition;
 use topology::member::{
     Fence, Fenced, Locks, Marker, MemberState, Phase, ReplicationState, SemiSync, ServerError, ServerState,
-    ThreadState, Volume,
+    ThreadState, Trouble, UNRESPONSIVE, Volume,
 };
 use topology::{Command, Time};
 
@@ -17,6 +17,8 @@ use crate::world::{Await, Cloning, Message, Node, World};
 
 /// With no decision for so long the holder's agent starts it.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A question that was not answered for so long is given up.
+const GIVEN_UP: Duration = Duration::from_secs(5);
 
 fn server_id(account: &str) -> u32 {
     account.rsplit('_').next().and_then(|id| id.parse().ok()).unwrap_or(0)
@@ -118,7 +120,7 @@ impl World {
                 }
                 member.disk =
                     Disk { data_id: Some(data_id.clone()), accepted: member.disk.accepted, ..Disk::default() };
-                member.process = Some(Process::new());
+                (member.process, member.has_run) = (Some(Process::new()), true);
                 return done;
             }
             Action::Clone { donor, data_id, replaces } => {
@@ -141,6 +143,11 @@ impl World {
                 return done;
             }
             _ => {}
+        }
+        let hangs = member.process.as_ref().is_some_and(|process| process.hangs.is_some());
+        if hangs && matches!(command.action, Action::SetReadOnly { kill: true, .. }) {
+            member.process = None;
+            return done;
         }
         if !member.process.as_ref().is_some_and(Process::answers) {
             // Frozen: what was told is ended before the failure is reported.
@@ -265,6 +272,9 @@ impl World {
                 }
             }
             Action::Follow { source, demote } => {
+                if !process.read_only {
+                    return refuse("it is open");
+                }
                 if process.waits {
                     if member.disk.waiting > 0 {
                         member.process = None;
@@ -430,7 +440,7 @@ impl World {
         };
         (member.fence, member.marker) = (None, None);
         member.claims_saved.clear();
-        member.process = Some(Process::new());
+        (member.process, member.has_run) = (Some(Process::new()), true);
         Ok(())
     }
 
@@ -534,7 +544,7 @@ impl World {
         // Otherwise recovery commits what its binary log holds: nobody was told, and nobody can be now.
         disk.waiting = 0;
         let member = &mut self.members[n];
-        member.process = Some(Process::new());
+        (member.process, member.has_run) = (Some(Process::new()), true);
         member.locks_stamp = topology::Stamp::default();
         (member.marker, member.fence) = (None, None);
         member.sequence += 1;
@@ -569,6 +579,13 @@ impl World {
         };
         state.server =
             member.process.as_ref().filter(|process| process.answers()).map(|process| self.server(n, process));
+        if let Some(hang) = member.process.as_ref().and_then(|process| process.hangs.as_ref()) {
+            let lasts = self.now.since(hang.since);
+            state.server = hang.answer.clone().filter(|_| lasts < GIVEN_UP);
+            state.answer_age_ms = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX);
+            state.trouble = (lasts >= UNRESPONSIVE).then_some(Trouble::Unresponsive);
+        }
+        state.config_hash = member.has_run.then(|| "c".to_owned());
         state.fence.clone_from(&member.fence);
         let stopped = member.process.as_ref().is_some_and(|p| p.answers() && p.io == Io::No && !p.sql);
         let held = disk.held();
@@ -577,10 +594,11 @@ impl World {
         state.locks =
             Locks { stamp: member.locks_stamp, accounts: disk.locked.iter().map(|id| format!("repl_{id}")).collect() };
         state.saved.clone_from(&member.claims_saved);
+        state.strangers = if self.settings.mutant == Some(Mutant::WelcomeStrangers) { 0 } else { member.strangers };
         state
     }
 
-    fn server(&self, n: usize, process: &Process) -> ServerState {
+    pub(crate) fn server(&self, n: usize, process: &Process) -> ServerState {
         let disk = &self.members[n].disk;
         let mut slave_pos = disk.slave_pos();
         if self.settings.mutant == Some(Mutant::SkipDrain) && self.members[n].fence.is_some() {

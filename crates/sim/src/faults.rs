@@ -2,7 +2,7 @@
 
 use rand::Rng as _;
 
-use crate::server::Disk;
+use crate::server::{Disk, Hang};
 use crate::world::{More, Node, World};
 
 impl World {
@@ -80,8 +80,10 @@ impl World {
             79..84 => {
                 self.tell(|| format!("FAULT the server of db-{n} is frozen or thawed"));
                 self.count("server frozen");
+                let answer = self.members[n].process.as_ref().filter(|p| p.answers()).map(|p| self.server(n, p));
+                let since = self.now;
                 if let Some(process) = self.members[n].process.as_mut() {
-                    process.frozen = !process.frozen;
+                    process.hangs = if process.hangs.is_some() { None } else { Some(Hang { since, answer }) };
                 }
             }
             84..90 => {
@@ -97,7 +99,13 @@ impl World {
                     operator.to_stop = true;
                 }
             }
-            95..97 => {
+            95 => {
+                if self.stranger(n) {
+                    self.tell(|| format!("FAULT a stranger acknowledges to db-{n}"));
+                    self.count("stranger acknowledges");
+                }
+            }
+            96 => {
                 let target = self.rng.random_range(0..self.members.len());
                 self.tell(|| format!("db-{target} is wanted as primary"));
                 self.count("switchover asked for");
@@ -157,6 +165,7 @@ impl World {
         member.life += 1;
         (member.fence, member.marker, member.cloning) = (None, None, None);
         member.locks_stamp = topology::Stamp::default();
+        (member.strangers, member.has_run) = (0, false);
         self.forget_time(n);
         let member = &mut self.members[n];
         for wait in std::mem::take(&mut member.awaits) {
@@ -171,7 +180,7 @@ impl World {
         for member in &mut self.members {
             member.up = true;
             if let Some(process) = member.process.as_mut() {
-                process.frozen = false;
+                process.hangs = None;
             }
         }
         for operator in &mut self.operators {

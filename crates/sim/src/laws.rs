@@ -258,7 +258,9 @@ impl World {
                 .iter()
                 .flat_map(|member| &member.disk.saved)
                 .any(|e| e.server_id == entry.server_id && e.known < entry.sequence && entry.sequence <= e.last);
-            if !known && !saved {
+            // Another one that has it is asked in its turn. (A copy has no binary log of what came with it, and cannot save that.)
+            let elsewhere = || others().any(|(_, member)| member.disk.content.contains(&entry));
+            if !known && !saved && !elsewhere() {
                 let how = format!("{entry} of db-{n} was neither on the primary nor saved");
                 return Err(self.broken(Law::ErrantSaved, Some(entry), how));
             }

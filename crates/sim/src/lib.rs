@@ -12,6 +12,7 @@ mod mutant;
 mod operator;
 mod server;
 mod story;
+mod strangers;
 mod world;
 
 pub use laws::{Law, Violation};

@@ -24,6 +24,8 @@ pub enum Mutant {
     LockWithoutKill,
     /// A failover although `solo` says that it is not proven that the ackers have everything.
     IgnoreSolo,
+    /// An acknowledgement of somebody who is no member counts.
+    WelcomeStrangers,
     /// Agents do not compare stamps.
     NoCompare,
     /// A lost race for the record is not noticed.
@@ -49,8 +51,8 @@ impl Mutant {
     #[must_use]
     pub fn breaks(self) -> &'static [Law] {
         match self {
-            Mutant::SkipDrain | Mutant::IgnoreSolo | Mutant::AdmitBeforeRecording => &[Law::NothingLost],
-            Mutant::ExpelWithoutMarker => &[Law::NothingLost, Law::NeverTheLastCopy],
+            Mutant::SkipDrain | Mutant::IgnoreSolo | Mutant::WelcomeStrangers => &[Law::NothingLost],
+            Mutant::ExpelWithoutMarker | Mutant::AdmitBeforeRecording => &[Law::NothingLost, Law::NeverTheLastCopy],
             Mutant::ForgetEpoch => &[Law::OneWriter],
             Mutant::ResetMaster => &[Law::NothingLost, Law::Equal],
             // Seen as a loss, or as the danger of one.
@@ -94,7 +96,7 @@ impl Mutant {
     }
 
     /// All of them.
-    pub const ALL: [Mutant; 17] = [
+    pub const ALL: [Mutant; 18] = [
         Mutant::SkipDrain,
         Mutant::ForgetEpoch,
         Mutant::ResetMaster,
@@ -103,6 +105,7 @@ impl Mutant {
         Mutant::NoFence,
         Mutant::LockWithoutKill,
         Mutant::IgnoreSolo,
+        Mutant::WelcomeStrangers,
         Mutant::NoCompare,
         Mutant::NoCompareAndSwap,
         Mutant::SaveNothing,

@@ -14,6 +14,7 @@ use topology::{Command, Course, Decision, Record, Time, decide};
 
 use crate::laws::Violation;
 use crate::mutant::Mutant;
+use crate::server::Entry;
 use crate::story::stamp;
 use crate::world::{Message, Node, Stop, World};
 
@@ -22,6 +23,10 @@ use crate::world::{Message, Node, Stop, World};
 pub(crate) struct Operator {
     pub(crate) id: u64,
     pub(crate) alive: bool,
+    /// Acknowledged by strangers: its last report of the primary tells of them.
+    told_of: Vec<(Entry, u64)>,
+    /// ... and it has looked at that.
+    pub(crate) heard_of: Vec<(Entry, u64)>,
     kept: Option<(Record, u64)>,
     /// When the record was last seen to be written by somebody else.
     renewed: Time,
@@ -53,6 +58,8 @@ impl Operator {
         Self {
             id,
             alive: true,
+            told_of: Vec::new(),
+            heard_of: Vec::new(),
             kept: None,
             renewed: Time::default(),
             course: Course::default(),
@@ -188,6 +195,7 @@ impl World {
             if record.epoch > self.lease.record.epoch {
                 self.check_told(record, &decision.course)?;
             }
+            self.strangers_are_known(i);
             self.lease.record = record.clone();
             self.lease.version += 1;
             self.operators[i].kept = Some((record.clone(), self.lease.version));
@@ -236,10 +244,18 @@ impl World {
                     Some((Heard::Silent(since), _)) => *since,
                     _ => self.now,
                 };
+                if self.holder() == Some(n) {
+                    self.operators[i].told_of.clear();
+                }
                 self.operators[i].heard.insert(name, (Heard::Silent(since), self.now));
             } else if !self.chance(4) {
                 let state = self.report(n);
                 let now = self.now;
+                if self.members[n].strangers > 0 && self.holder() == Some(n) {
+                    let epoch = self.lease.record.epoch;
+                    let here = self.uncovered.iter().filter(|(_, written)| *written == epoch);
+                    self.operators[i].told_of = here.copied().collect();
+                }
                 self.operators[i].heard.insert(name, (Heard::State(Box::new(state)), now));
             }
         }
@@ -255,13 +271,16 @@ impl World {
         let ups: Vec<bool> = self.members.iter().map(|member| member.up).collect();
         let names: Vec<MemberName> = self.members.iter().map(|member| member.name.clone()).collect();
         let operator = &mut self.operators[i];
+        operator.heard_of.append(&mut operator.told_of);
         let mut members = BTreeMap::new();
         for (name, up) in names.into_iter().zip(ups) {
             let memory = operator.memories.entry(name.clone()).or_default();
             let agent = match operator.heard.get(&name) {
                 Some((Heard::State(state), at)) => {
-                    memory.observe(state, now);
-                    Agent::Answers { state: state.clone(), at: *at }
+                    let mut state = state.clone();
+                    let answered = at.before(Duration::from_millis(std::mem::take(&mut state.answer_age_ms)));
+                    memory.observe(&state, now);
+                    Agent::Answers { state, at: *at, answered }
                 }
                 Some((Heard::Silent(since), _)) => Agent::Silent {
                     since: *since,

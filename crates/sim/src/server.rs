@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use topology::gtid::{BinlogState, Gtid, GtidPosition};
 use topology::history::Errant;
-use topology::member::DataId;
+use topology::member::{DataId, ServerState};
 use topology::{Stamp, Time};
 
 /// A transaction in a log.
@@ -138,11 +138,19 @@ pub(crate) struct Process {
     /// Steps until it answers.
     pub(crate) starting: u32,
     /// Stopped with SIGSTOP.
-    pub(crate) frozen: bool,
+    pub(crate) hangs: Option<Hang>,
     /// Replicas whose connection is open, by server id.
     pub(crate) connected: BTreeSet<u32>,
     /// The epoch under which it was opened.
     pub(crate) epoch: u64,
+}
+
+/// A server that does not answer; its agent goes on telling what it said last.
+#[derive(Debug, Clone)]
+pub(crate) struct Hang {
+    pub(crate) since: Time,
+    /// `None`: it had not answered yet.
+    pub(crate) answer: Option<ServerState>,
 }
 
 impl Process {
@@ -158,13 +166,13 @@ impl Process {
             kept_out: false,
             diverged: false,
             starting: 2,
-            frozen: false,
+            hangs: None,
             connected: BTreeSet::new(),
             epoch: 0,
         }
     }
 
     pub(crate) fn answers(&self) -> bool {
-        self.starting == 0 && !self.frozen
+        self.starting == 0 && self.hangs.is_none()
     }
 }

@@ -116,7 +116,7 @@ impl Member {
         let server = match &self.process {
             None if !self.up => "its node is off",
             None => "no server runs",
-            Some(process) if process.frozen => "its server is frozen",
+            Some(process) if process.hangs.is_some() => "its server is frozen",
             Some(process) if process.starting > 0 => "its server starts",
             Some(process) if process.read_only => "read-only",
             Some(process) if process.waits => "open, commits wait",

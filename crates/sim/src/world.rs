@@ -169,6 +169,8 @@ pub(crate) struct Member {
     /// Its pod runs.
     pub(crate) up: bool,
     pub(crate) life: u32,
+    /// A server was started in this life of its agent.
+    pub(crate) has_run: bool,
     pub(crate) sequence: u64,
     pub(crate) fence: Option<Fence>,
     /// The last marker: its decision, its transaction, and whether its commit has returned.
@@ -183,6 +185,8 @@ pub(crate) struct Member {
     /// Its own start, to be opened when it answers.
     pub(crate) resumes: Option<Record>,
     pub(crate) clock: Clock,
+    /// Connections of strangers that its agent has sent away since its start.
+    pub(crate) strangers: u32,
 }
 
 /// The record and its version.
@@ -214,6 +218,8 @@ pub(crate) struct World {
     pub(crate) messages: Vec<(Time, Message)>,
     pub(crate) cuts: BTreeSet<(Node, Node)>,
     pub(crate) acknowledged: Vec<(Entry, u64)>,
+    /// Acknowledged by a stranger of whom no operator has told the record.
+    pub(crate) uncovered: Vec<(Entry, u64)>,
     pub(crate) writers: BTreeMap<u64, DataId>,
     pub(crate) opened: BTreeMap<u64, DataId>,
     /// Data that went with its disk.
@@ -297,6 +303,8 @@ impl World {
                 claims_saved: Vec::new(),
                 resumes: None,
                 clock: Clock::default(),
+                has_run: false,
+                strangers: 0,
             })
             .collect();
         Self {
@@ -309,6 +317,7 @@ impl World {
             messages: Vec::new(),
             cuts: BTreeSet::new(),
             acknowledged: Vec::new(),
+            uncovered: Vec::new(),
             writers: BTreeMap::new(),
             opened: BTreeMap::new(),
             lost: BTreeSet::new(),
@@ -449,7 +458,7 @@ impl World {
             process.starting -= 1;
             return Ok(());
         }
-        if process.frozen {
+        if process.hangs.is_some() {
             return Ok(());
         }
         self.fall_back(n)?;

@@ -65,8 +65,8 @@ fn a_former_leaders_orders_may_come_late_wherever_it_was() {
 
 fn caught(mutant: Mutant) {
     let mut from = 0;
-    while from < 4000 {
-        let (_, violation) = many(from, 4000 - from, |seed| mutant.settings(seed));
+    while from < 20_000 {
+        let (_, violation) = many(from, 20_000 - from, |seed| mutant.settings(seed));
         let Some((seed, violation)) = violation else { break };
         if mutant.breaks().contains(&violation.law) {
             println!("{mutant:?}: seed {seed}: {}: {}", violation.law, violation.how);
