@@ -14,6 +14,9 @@ use crate::server::{STOP_LIMIT, StartAs};
 use crate::sessions::InUse;
 use crate::{Shared, bootstrap, errant, fence, lease, opening, receive, relay, sessions, state, tail, volume};
 
+/// Where the IO thread reconnects in the middle of a transaction and that was its end, it skips what it has got already and stops ("received a
+/// terminal event from group ... whose retrieval was interrupted with reconnect"), again and again, until the SQL thread was stopped as well (11.8).
+const RELAY_LOG_WRITE_FAILED: u32 = 1595;
 /// Copies that hold prepared transactions are made again so often in all.
 const MOST_COPIES: u32 = 4;
 
@@ -176,6 +179,10 @@ async fn act(shared: &Arc<Shared>, turn: Turn, stamp: Stamp, action: Action) -> 
         Action::Follow { source, demote } => follow(shared, &source, demote).await,
         Action::StartReplication => {
             let mut session = session(shared).await?;
+            let replication = session.replication().await.map_err(|e| statement(&e))?;
+            if replication.and_then(|r| r.io_error).is_some_and(|error| error.errno == RELAY_LOG_WRITE_FAILED) {
+                session.stop_replication().await.map_err(|e| statement(&e))?;
+            }
             relay::keep(shared, &mut session).await?;
             session.start_replication().await.map_err(|e| statement(&e))?;
             shared.state.update(|state| state.fence = None);
@@ -379,10 +386,14 @@ async fn accounts(shared: &Arc<Shared>, users: &[String], login_only: &str) -> R
     Ok(Outcome::Done)
 }
 
-/// A former primary whose commits still wait for acknowledgements would wait for them as it applies. Sessions that wait are not
+/// A former primary whose commits still wait for acknowledgements would wait for them as it applies. One that is open is closed first:
+/// without its waits it would return what nobody has. Sessions that wait are not
 /// let go (that would acknowledge what nobody has): the server goes, and its recovery drops what they wrote.
 async fn stop_waiting(shared: &Arc<Shared>, session: &mut sql::Session) -> Result<(), Refusal> {
     let server = state::ask(shared, session).await.map_err(|e| statement(&e))?;
+    if !server.read_only {
+        return Err(not_possible("the server takes writes: it is closed first"));
+    }
     if !server.semi_sync.waits {
         return Ok(());
     }

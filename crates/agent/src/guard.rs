@@ -108,6 +108,10 @@ async fn nobody_acknowledges(shared: &Shared) -> Result<bool, sql::SqlError> {
 /// The server's log names each connection that may acknowledge, with its number: nothing else tells them from plain replicas.
 /// Any replica that connects with semi-synchronous replication on acknowledges; who may is ours to enforce.
 pub(crate) fn hear(shared: &Arc<Shared>, line: &str) {
+    if lost_its_source(line) {
+        // Perhaps the primary is gone, or hands over: what this one has counts in a moment.
+        shared.hurry();
+    }
     if !shared.config.commits.promised {
         return;
     }
@@ -126,6 +130,11 @@ fn acknowledging(line: &str) -> Option<(u64, u32)> {
     let connection = before.split_whitespace().nth(2)?.parse().ok()?;
     let server_id = after.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
     Some((connection, server_id))
+}
+
+/// `... [ERROR] Error reading packet from server: Lost connection to server during query (server_errno=2013)`
+fn lost_its_source(line: &str) -> bool {
+    line.contains("[ERROR] Error reading packet from server")
 }
 
 async fn send_away(shared: &Arc<Shared>, connection: u64, server_id: u32) -> Result<(), sql::SqlError> {
@@ -191,5 +200,8 @@ mod tests {
         assert_eq!(super::acknowledging(line), Some((25, 102)));
         let line = "2026-11-23 14:53:12 25 [Note] Start asynchronous binlog_dump to slave (server_id: 2), pos(, 4)";
         assert_eq!(super::acknowledging(line), None);
+        assert!(!super::lost_its_source(line));
+        let line = "2026-11-30 17:34:39 87 [ERROR] Error reading packet from server: Lost connection to server during query (server_errno=2013)";
+        assert!(super::lost_its_source(line));
     }
 }

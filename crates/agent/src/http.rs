@@ -134,18 +134,25 @@ fn router(shared: Arc<Shared>) -> Router {
 }
 
 async fn state(State(shared): State<Arc<Shared>>) -> Json<MemberState> {
-    Json(shared.state.now())
+    Json(dated(&shared, shared.state.now()))
+}
+
+/// What is told of the server is as old as its last answer.
+fn dated(shared: &Shared, mut state: MemberState) -> MemberState {
+    state.answer_age_ms = u64::try_from(shared.questions.age().as_millis()).unwrap_or(u64::MAX);
+    state
 }
 
 async fn state_stream(State(shared): State<Arc<Shared>>) -> Response {
     let mut watch = shared.state.subscribe();
     watch.mark_changed();
-    let lines = futures::stream::unfold(watch, |mut watch| async move {
+    let lines = futures::stream::unfold((watch, shared), |(mut watch, shared)| async move {
         // Either a change or a beat; the whole state either way.
         let _ = tokio::time::timeout(BEAT, watch.changed()).await;
-        let mut line = serde_json::to_vec(&*watch.borrow_and_update()).unwrap_or_default();
+        let state = watch.borrow_and_update().clone();
+        let mut line = serde_json::to_vec(&dated(&shared, state)).unwrap_or_default();
         line.push(b'\n');
-        Some((Ok::<_, std::convert::Infallible>(line), watch))
+        Some((Ok::<_, std::convert::Infallible>(line), (watch, shared)))
     });
     Body::from_stream(lines).into_response()
 }

@@ -111,15 +111,19 @@ pub(crate) struct Shared {
     pub(crate) marker: opening::Waiting,
     /// The marker of our own that waits.
     pub(crate) own_marker: opening::Waiting,
+    pub(crate) demoting: opening::Demoting,
     /// Ends the copies that are being given.
     pub(crate) donations: std::sync::Mutex<tokio_util::sync::CancellationToken>,
+    /// The server is asked without waiting for the next time.
+    ask_now: tokio::sync::Notify,
     /// Something is under way: the server is asked more often until then.
     hurry: std::sync::Mutex<Option<std::time::Instant>>,
 }
 
 impl Shared {
-    /// The server is asked more often for a moment.
+    /// The server is asked now, and more often for a moment.
     pub(crate) fn hurry(&self) {
+        self.ask_now.notify_one();
         let until = std::time::Instant::now() + std::time::Duration::from_secs(2);
         *self.hurry.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(until);
     }
@@ -181,7 +185,9 @@ pub async fn run(me: Me, places: Places) -> Result<(), StartError> {
         spares: sessions::Spares::default(),
         marker: opening::Waiting::default(),
         own_marker: opening::Waiting::default(),
+        demoting: opening::Demoting::default(),
         donations: std::sync::Mutex::default(),
+        ask_now: tokio::sync::Notify::new(),
         hurry: std::sync::Mutex::default(),
         variables: variables::InForce::default(),
         stamps,

@@ -1,7 +1,7 @@
 //! A primary: opened and closed, replicas locked out and let in, waits and markers.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::{Outcome, Refusal};
 use tokio::task::AbortHandle;
@@ -19,6 +19,29 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(3);
 /// Longer than anybody waits for a marker; under `Strict` it may wait as long as writes do.
 const MARKER_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
+/// Since when a demotion has been tried: the same order under a later decision does not begin its time anew.
+#[derive(Default)]
+pub(crate) struct Demoting(std::sync::Mutex<Option<Instant>>);
+
+impl Demoting {
+    /// What is left of `limit`.
+    fn left(&self, limit: Duration) -> Duration {
+        let mut since = self.lock();
+        if since.is_some_and(|since| since.elapsed() > limit * 2) {
+            *since = None; // Given up long ago.
+        }
+        limit.saturating_sub(since.get_or_insert_with(Instant::now).elapsed())
+    }
+
+    fn over(&self) {
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
 /// The marker that waits: its task and the server's number of its connection.
 #[derive(Default)]
 pub(crate) struct Waiting(std::sync::Mutex<Option<(AbortHandle, u32)>>);
@@ -26,21 +49,24 @@ pub(crate) struct Waiting(std::sync::Mutex<Option<(AbortHandle, u32)>>);
 /// Opens for writes: locks first, then waits, then writes.
 pub(crate) async fn open(shared: &Arc<Shared>, stamp: Stamp, opening: &Opening) -> Result<Outcome, Refusal> {
     lease::begin(shared).await?;
-    let mut session = session(shared).await?;
+    let (mut session, mut other) = (session(shared).await?, session(shared).await?);
     let opened = async {
-        session.lock_accounts(&opening.lock).await?;
-        if !session.forget_source().await? {
-            // Drained, and caught in connect(): it opens now, and the rest is done when that ends.
-            tokio::spawn(forget_later(Arc::clone(shared), stamp.epoch));
-            session = sessions::open(shared).await?;
-        }
+        let (stopped, ()) = tokio::try_join!(other.leave_source(), session.lock_accounts(&opening.lock))?;
         session.unlock_accounts(&opening.unlock).await?;
-        session.open_for_writes(opening.wait).await
+        session.open_for_writes(opening.wait).await?;
+        Ok::<_, sql::SqlError>(stopped)
     };
-    opened.await.map_err(|e| statement(&e))?;
+    let stopped = opened.await.map_err(|e| statement(&e))?;
     shared.state.update(|state| state.fence = None);
     seen(shared, &mut session).await;
-    // What clients wait for is done; a change of the secret's password reaches root's accounts next.
+    // What clients wait for is done. (Forgetting takes as long as all of this; where the STOP is caught in connect(), longer.)
+    let forgotten = if stopped { other.forget_source().await } else { Ok(false) };
+    if !forgotten.as_ref().is_ok_and(|done| *done) {
+        tracing::warn!(?forgotten, "the old source is not forgotten yet");
+        tokio::spawn(forget_later(Arc::clone(shared), stamp.epoch));
+    }
+    seen(shared, &mut session).await;
+    // A change of the secret's password reaches root's accounts next.
     look_at_locks(shared, &mut session, Some(stamp)).await.map_err(|e| statement(&e))?;
     if let Some(password) = shared.places.root_password().filter(|_| !shared.config.root_empty_password) {
         let ensured = tokio::time::timeout(DEMOTION_LIMIT, session.ensure_password("root", &password)).await;
@@ -105,7 +131,9 @@ pub(crate) async fn close_within(shared: &Arc<Shared>, grace_ms: u32, limit: Dur
         drop(session);
         try_close(shared, grace_ms, limit).await
     };
-    match tokio::time::timeout(limit, closed).await {
+    let ended = tokio::time::timeout(shared.demoting.left(limit), closed).await;
+    shared.demoting.over();
+    match ended {
         Ok(Ok(done)) => Ok(done),
         other => {
             let why = match other {

@@ -81,6 +81,10 @@ fn role(state: &MemberState, max_lag: u32) -> Result<Role, String> {
             Ok(Role::Primary)
         };
     };
+    // Its former source is forgotten a moment after it was opened, or when a STOP SLAVE that hangs in connect() ends.
+    if !server.read_only && replication.sql == ThreadState::No {
+        return Ok(Role::Primary);
+    }
     if replication.sql != ThreadState::Yes {
         let why = replication.sql_error.as_ref().map(|e| format!(": {} {}", e.errno, e.message)).unwrap_or_default();
         return Err(format!("does not apply{why}"));

@@ -6,16 +6,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 use topology::Stamp;
-use topology::member::{MemberName, MemberState, Phase, Trouble, Volume};
+use topology::member::{MemberName, MemberState, Phase, Trouble, UNRESPONSIVE, Volume};
 
 use crate::{Me, Shared, login, volume};
 
 /// How often the server is asked.
 const EVERY: Duration = Duration::from_millis(200);
-/// How often while a change is under way.
+/// How often while something is waited for that only the server tells.
 const CHANGING_EVERY: Duration = Duration::from_millis(20);
-/// A server that takes so long to answer is told of.
-const UNRESPONSIVE: Duration = Duration::from_secs(1);
+/// How often for a moment after each order. (Its own answer tells what it did.)
+const HURRY_EVERY: Duration = Duration::from_millis(50);
 /// How often a server that does not answer yet is tried.
 const STARTING_EVERY: Duration = Duration::from_millis(50);
 /// A server that does not answer is told of so often.
@@ -67,21 +67,35 @@ pub(crate) fn target(shared: &Shared) -> sql::Target {
 #[derive(Default)]
 pub(crate) struct Questions {
     asked: AtomicU64,
-    told: Mutex<u64>,
+    told: Mutex<Option<Question>>,
+}
+
+/// One that was asked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Question {
+    number: u64,
+    at: Instant,
 }
 
 impl Questions {
-    /// The number of a question that is about to be asked.
-    pub(crate) fn next(&self) -> u64 {
-        self.asked.fetch_add(1, Ordering::SeqCst) + 1
+    /// One that is about to be asked.
+    pub(crate) fn next(&self) -> Question {
+        Question { number: self.asked.fetch_add(1, Ordering::SeqCst) + 1, at: Instant::now() }
     }
 
     /// Whether the answer to this one is to be told: nothing later was.
-    pub(crate) fn is_news(&self, question: u64) -> bool {
+    pub(crate) fn is_news(&self, question: Question) -> bool {
         let mut told = lock(&self.told);
-        let news = question >= *told;
-        *told = question.max(*told);
+        let news = told.is_none_or(|told| question.number >= told.number);
+        if news {
+            *told = Some(question);
+        }
         news
+    }
+
+    /// How old the last answer that was told is: what it says was so when it was asked for, or later.
+    pub(crate) fn age(&self) -> Duration {
+        lock(&self.told).map(|told| told.at.elapsed()).unwrap_or_default()
     }
 }
 
@@ -131,7 +145,7 @@ async fn noticed<T>(shared: &Shared, answer: impl Future<Output = T>) -> T {
 pub(crate) async fn publish(
     shared: &Shared,
     session: &mut sql::Session,
-    question: u64,
+    question: Question,
     server: topology::member::ServerState,
 ) {
     let relay = crate::relay::look(shared, session, &server).await;
@@ -158,11 +172,23 @@ fn lock<T>(place: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// A change is under way: what it waits for shows at once.
 fn changing(shared: &Shared) -> bool {
     let state = shared.state.now();
-    shared.in_a_hurry()
-        || state.marker.is_some_and(|marker| marker.gtid.is_none())
+    state.marker.is_some_and(|marker| marker.gtid.is_none())
         || state
             .fence
             .is_some_and(|fence| state.server.is_some_and(|server| !server.gtid_slave_pos.covers(&fence.received)))
+}
+
+/// Until the server is asked again.
+async fn pause(shared: &Shared) {
+    let pause = match (changing(shared), shared.in_a_hurry()) {
+        (true, _) => CHANGING_EVERY,
+        (false, true) => HURRY_EVERY,
+        (false, false) => EVERY,
+    };
+    tokio::select! {
+        () = tokio::time::sleep(pause) => {}
+        () = shared.ask_now.notified() => {}
+    }
 }
 
 /// Asks the server, for ever.
@@ -202,7 +228,7 @@ pub(crate) async fn poll(shared: Arc<Shared>) {
                 if let Some(session) = &mut session {
                     publish(&shared, session, question, server).await;
                 }
-                tokio::time::sleep(if changing(&shared) { CHANGING_EVERY } else { EVERY }).await;
+                pause(&shared).await;
             }
             Err(error) => {
                 session = None;

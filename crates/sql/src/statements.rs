@@ -91,6 +91,7 @@ impl Session {
             }
             known.passed_over = reception().passages.passed_over;
         }
+        // (Where a STOP SLAVE hangs in connect(), SHOW GLOBAL STATUS does, too.)
         if alone {
             let status = self.rows("semi-sync status", READ_LIMIT, rows::SEMI_SYNC).await?;
             rows::semi_sync(&status, &mut server.semi_sync)?;
@@ -117,18 +118,26 @@ impl Session {
         Ok(None)
     }
 
+    /// Stops what is to be forgotten next. `false`: its STOP hangs (in `connect()`), and is to be tried again; nothing is received
+    /// any more all the same.
+    pub async fn leave_source(&mut self) -> Result<bool, SqlError> {
+        match self.try_run("STOP SLAVE", FORGET_LIMIT, "STOP SLAVE").await {
+            None => Ok(false),
+            Some(Err(error)) => Err(error),
+            Some(Ok(())) => Ok(true),
+        }
+    }
+
     /// Forgets a replication connection that is still configured, the history kept (never RESET MASTER: other replicas would
-    /// lose rows in silence). `false`: its STOP hangs (in `connect()`), and is to be tried again; nothing is received any
-    /// more all the same.
+    /// lose rows in silence). `false`: it cannot be stopped yet.
     pub async fn forget_source(&mut self) -> Result<bool, SqlError> {
         if self.replication().await?.is_none() {
             return Ok(true);
         }
-        match self.try_run("STOP SLAVE", FORGET_LIMIT, "STOP SLAVE").await {
-            None => Ok(false),
-            Some(Err(error)) => Err(error),
-            Some(Ok(())) => self.run("RESET SLAVE ALL", CHANGE_LIMIT, "RESET SLAVE ALL").await.map(|()| true),
+        if !self.leave_source().await? {
+            return Ok(false);
         }
+        self.run("RESET SLAVE ALL", CHANGE_LIMIT, "RESET SLAVE ALL").await.map(|()| true)
     }
 
     /// Commits wait for an acknowledgement, or not; then it opens for writes.

@@ -123,6 +123,10 @@ fn a_primary_that_cannot_be_closed_is_killed() {
     lab.tell(0, Action::OpenForWrites { opening }).unwrap();
     lab.tell(0, Action::CommitMarker).unwrap();
     lab.eventually(0, SOON, |state| state.server.as_ref().is_some_and(|s| s.semi_sync.waiting > 0));
+    // Before it follows anybody: without its waits it would return what nobody has.
+    let refused = lab.tell(0, Lab::follow(0, 1)).unwrap_err();
+    assert!(refused.to_string().contains("closed first"), "{refused}");
+    assert!(lab.state(0).unwrap().server.is_some_and(|server| server.semi_sync.waits));
     lab.tell(0, Action::SetReadOnly { grace_ms: 0, kill: true }).unwrap();
     lab.eventually(0, SOON, |state| state.phase == Phase::Waiting && state.server.is_none());
 }

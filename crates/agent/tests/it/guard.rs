@@ -22,6 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a_lock_on_all_writes_is_no_trouble", a_lock_on_all_writes_is_no_trouble),
         trial("a_server_that_is_overrun_does_as_it_is_told", a_server_that_is_overrun_does_as_it_is_told),
         trial("a_frozen_server_is_noticed", a_frozen_server_is_noticed),
+        trial("a_demotion_asked_for_again_and_again_ends", a_demotion_asked_for_again_and_again_ends),
         trial("a_lost_acknowledgement_comes_back", a_lost_acknowledgement_comes_back),
         trial("a_stranger_does_not_acknowledge", a_stranger_does_not_acknowledge),
         trial("a_primary_steps_down_by_the_record_alone", a_primary_steps_down_by_the_record_alone),
@@ -141,8 +142,31 @@ fn a_frozen_server_is_noticed() {
     let began = Instant::now();
     lab.eventually(0, SOON, |state| state.trouble == Some(Trouble::Unresponsive) || state.server.is_none());
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    let aged = lab.state(0).unwrap().answer_age_ms;
+    assert!(aged >= 1000, "what is told of the server is {aged} ms old");
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
-    lab.eventually(0, SOON, |state| state.trouble.is_none() && state.server.is_some());
+    lab.eventually(0, SOON, |state| state.trouble.is_none() && state.server.is_some() && state.answer_age_ms < 1000);
+}
+
+/// Each decision orders it anew and interrupts the one before: the time after which the server is killed goes on.
+fn a_demotion_asked_for_again_and_again_ends() {
+    let mut lab = Lab::new("demoted");
+    lab.primary(0);
+    let pid = nix::unistd::Pid::from_raw(lab.process(0, "mariadbd").unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let began = Instant::now();
+    let mut orders = Vec::new();
+    while lab.process(0, "mariadbd").is_some() {
+        assert!(began.elapsed() < Duration::from_secs(4), "asked {} times", orders.len());
+        let stamp = lab.next_stamp();
+        orders.push(lab.tell_in_background(0, stamp, Action::SetReadOnly { grace_ms: 0, kill: true }));
+        std::thread::sleep(Duration::from_millis(700));
+    }
+    assert!(orders.len() > 1);
+    for order in orders {
+        // All but one were interrupted.
+        let _ = order.join().unwrap();
+    }
 }
 
 fn a_lost_acknowledgement_comes_back() {
