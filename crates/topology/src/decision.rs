@@ -28,8 +28,9 @@ pub struct Decision {
     pub look_again: Option<Duration>,
     /// What is under way: to be handed in with the next observation, when the swap succeeded.
     pub course: Course,
-    /// A change of primary, or an attempt at one, that is over: for the record that people read.
-    pub change: Option<Change>,
+    /// Changes of primary, and attempts at one, that are over: for the record that people read. (A failover may end in the pass in which
+    /// somebody's switchover is refused.)
+    pub changes: Vec<Change>,
     /// Members of [`crate::Intent::vacate`] that may be restarted or taken away now.
     pub released: BTreeSet<MemberName>,
     /// What would happen if the primary died now.

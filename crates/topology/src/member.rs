@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +88,11 @@ pub struct MemberState {
     /// Changed options that the running server did not take over, and why.
     #[serde(default)]
     pub options_refused: Option<String>,
+    /// How long ago, in milliseconds, the server gave the answer that `server` tells of, when this was sent. An agent goes on
+    /// reporting when its server hangs; what it reports of that one is old then. (Received, it is part of
+    /// [`Agent::Answers`](crate::observation::Agent::Answers), and 0 here.)
+    #[serde(default)]
+    pub answer_age_ms: u64,
 }
 
 impl MemberState {
@@ -113,6 +119,7 @@ impl MemberState {
             strangers: 0,
             trouble: None,
             options_refused: None,
+            answer_age_ms: 0,
         }
     }
 }
@@ -170,10 +177,13 @@ pub struct Locks {
     pub accounts: BTreeSet<String>,
 }
 
+/// How long a server has not answered when its agent tells of it.
+pub const UNRESPONSIVE: Duration = Duration::from_secs(1);
+
 /// What is wrong with a server that runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Trouble {
-    /// It does not answer.
+    /// It has not answered for [`UNRESPONSIVE`].
     Unresponsive,
     /// It was killed, and its process is still there (a hung disk).
     NotGone,

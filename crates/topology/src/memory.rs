@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::action::{Action, Command, Source, Stamp};
 use crate::gtid::GtidPosition;
-use crate::member::{MemberState, Phase, ReplicationState, ThreadState, Volume};
+use crate::member::{MemberState, Phase, ReplicationState, ThreadState, Trouble, UNRESPONSIVE, Volume};
 use crate::time::Time;
 
 /// A replica counts as repaired, and its counters start anew, when it has been well for so long.
@@ -18,6 +18,9 @@ const RECOVERED: Duration = Duration::from_secs(10);
 
 /// An agent that was busy is asked again after so long.
 const BUSY: Duration = Duration::from_millis(100);
+
+/// What failed is tried again so soon after its pause, or not at all.
+const REPEATED_WITHIN: Duration = Duration::from_secs(10);
 
 /// What was switched is given so long to show, before it is switched again.
 const SWITCHED: Duration = Duration::from_secs(1);
@@ -39,6 +42,8 @@ pub struct Memory {
     pub unwell_since: Option<Time>,
     /// Its server has been starting since.
     pub starting_since: Option<Time>,
+    /// Its server has run since.
+    pub running_since: Option<Time>,
     /// It has a source and does not receive from it since.
     pub deaf_since: Option<Time>,
     /// Somebody who is no member may have acknowledged to it since the last marker.
@@ -226,8 +231,11 @@ impl Memory {
             self.still_since = now;
         }
         let unwell = state.trouble.is_some() || state.phase == Phase::Running && state.server.is_none();
-        keep(&mut self.unwell_since, unwell, now);
+        // It is told of when it has lasted for a while.
+        let unwell_from = if state.trouble == Some(Trouble::Unresponsive) { now.before(UNRESPONSIVE) } else { now };
+        keep(&mut self.unwell_since, unwell, unwell_from);
         keep(&mut self.starting_since, state.phase == Phase::Starting, now);
+        keep(&mut self.running_since, state.phase == Phase::Running, now);
         let replication = state.server.as_ref().and_then(|server| server.replication.as_ref());
         let deaf = replication.is_some_and(|r| r.io != ThreadState::Yes || !r.receives);
         keep(&mut self.deaf_since, deaf, now);
@@ -311,10 +319,18 @@ impl Memory {
         }
     }
 
-    /// The last attempt of a kind that failed, and is not old news.
-    pub fn failing(&self) -> Option<(Kind, &str)> {
+    /// It is being opened for writes: the order is on its way, and nothing was ordered since.
+    pub fn opening(&self) -> bool {
+        let last = self.tries.values().map(|tries| tries.last).max();
+        self.in_flight && self.tries.get(&Kind::Open).is_some_and(|tries| Some(tries.last) == last)
+    }
+
+    /// The last attempt of a kind that failed, and is not old news. (One that was not repeated when its pause was over is needed no more:
+    /// what was ordered may have been done, and the answer lost.)
+    pub fn failing(&self, now: Time) -> Option<(Kind, &str)> {
         let (kind, tries) = self.tries.iter().max_by_key(|(_, tries)| tries.last)?;
-        tries.error.as_deref().map(|error| (*kind, error))
+        let repeated = now.since(tries.last) <= kind.pause(tries.count) + REPEATED_WITHIN;
+        tries.error.as_deref().filter(|_| repeated).map(|error| (*kind, error))
     }
 
     /// Did the last attempt of this kind fail?
@@ -475,6 +491,17 @@ mod tests {
         memory.busy(&command, at(1));
         assert_eq!((memory.count(Kind::StartReplication), memory.in_flight), (0, false));
         assert_eq!(memory.not_before, Time(1100));
+    }
+
+    /// Found by simulation: what was ordered was done, its answer was lost, and the topology counted as broken for ten minutes.
+    #[test]
+    fn a_failure_that_is_not_repeated_is_over() {
+        let mut memory = Memory::default();
+        let command = Command { stamp: Stamp::default(), action: Action::Unlock { accounts: Vec::new() } };
+        memory.begin(&command, at(1));
+        memory.end(&command, Err("no answer".to_owned()));
+        assert_eq!(memory.failing(at(2)), Some((Kind::Unlock, "no answer")));
+        assert_eq!(memory.failing(at(30)), None);
     }
 
     #[test]

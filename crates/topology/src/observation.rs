@@ -86,6 +86,8 @@ pub enum Agent {
         state: Box<MemberState>,
         /// When it came.
         at: Time,
+        /// When its server last answered it: what the report says of the server was so then.
+        answered: Time,
     },
 }
 

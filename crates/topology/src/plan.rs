@@ -92,6 +92,26 @@ pub enum PlanKind {
     Near,
 }
 
+impl PlanKind {
+    /// Another member shall be primary.
+    pub fn moves_the_primary(&self) -> bool {
+        matches!(self, Self::Failover { .. } | Self::Switchover { .. })
+    }
+
+    /// The old primary takes no writes any more, or cannot return them.
+    pub fn closed_the_primary(&self) -> bool {
+        self.moves_the_primary() && !matches!(self, Self::Switchover { step: SwitchStep::Close, .. })
+    }
+
+    /// Who shall be primary, once the old one is closed.
+    pub fn next_primary(&self) -> Option<&MemberName> {
+        match self {
+            Self::Switchover { target, .. } if self.closed_the_primary() => Some(target),
+            _ => None,
+        }
+    }
+}
+
 /// Steps of a switchover.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SwitchStep {

@@ -100,6 +100,7 @@ pub(crate) fn replica_state(member: &str, server_id: u32, data_id: &str) -> Memb
         strangers: 0,
         trouble: None,
         options_refused: None,
+        answer_age_ms: 0,
     }
 }
 
@@ -141,6 +142,8 @@ pub(crate) struct Model {
     pub(crate) content: Content,
     /// What is still heard of it, while its reports are held up.
     frozen: Option<(MemberState, Time)>,
+    /// Its agent reports, and its server has not answered since.
+    pub(crate) hangs_since: Option<Time>,
     /// Every order is refused with this.
     pub(crate) refuses: Option<String>,
     /// The data, while no server runs on it.
@@ -206,6 +209,7 @@ impl World {
                 silent_since: None,
                 content: BTreeSet::new(),
                 frozen: None,
+                hangs_since: None,
                 refuses: None,
                 disk: None,
                 pending: None,
@@ -248,6 +252,7 @@ impl World {
             model.disk = Some(server);
         }
         model.state.phase = Phase::Waiting;
+        model.state.config_hash = None;
         (model.state.fence, model.state.marker) = (None, None);
         model.state.locks.stamp = Stamp::default();
         model.pending = None;
@@ -257,7 +262,8 @@ impl World {
     pub(crate) fn kill_server(&mut self, member: &str) {
         let uid = self.member(member).state.pod_uid.clone();
         self.restart_pod(member);
-        self.member(member).state.pod_uid = uid;
+        let state = &mut self.member(member).state;
+        (state.pod_uid, state.config_hash) = (uid, Some("c".to_owned()));
     }
 
     /// The volume is lost, the pod replaced.
@@ -346,7 +352,7 @@ impl World {
                 let since = silent_since.unwrap_or(self.now);
                 let attempts = u32::try_from(self.now.since(since).as_secs()).expect("not that long");
                 let agent = if answers {
-                    Agent::Answers { state: Box::new(heard), at }
+                    Agent::Answers { state: Box::new(heard), at, answered: model.hangs_since.unwrap_or(at) }
                 } else {
                     Agent::Silent { since, attempts, why: "no connection".to_owned() }
                 };
@@ -426,6 +432,10 @@ impl World {
                 assert!(volumes.iter().all(|v| **v == Volume::Empty), "initialised over data somewhere: {volumes:?}");
                 // Another world begins: nothing of the last one is left.
                 self.opened.retain(|epoch, _| *epoch > command.stamp.epoch + 1);
+            }
+            Action::Follow { .. } => {
+                let open = self.members[member].state.server.as_ref().is_some_and(|server| !server.read_only);
+                assert!(!open, "{member} is open, and would switch its waits off");
             }
             Action::Clone { replaces, .. } => match (own, replaces) {
                 (Volume::Empty, None) => {}
@@ -507,6 +517,7 @@ impl World {
             }
             Action::StartServer { .. } => {
                 model.state.phase = Phase::Starting;
+                model.state.config_hash = Some("c".to_owned());
                 model.pending = Some((Phase::Running, model.state.volume.clone()));
             }
             Action::Fence => {

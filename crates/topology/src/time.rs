@@ -13,6 +13,12 @@ impl Time {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
+    /// The moment `wait` earlier.
+    #[must_use]
+    pub fn before(self, wait: Duration) -> Time {
+        Time(self.0.saturating_sub(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     /// The moment `wait` later.
     #[must_use]
     pub fn after(self, wait: Duration) -> Time {

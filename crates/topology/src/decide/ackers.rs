@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::course::TICK;
-use super::diagnose::{Diagnosis, diagnose};
+use super::diagnose::{Diagnosis, diagnose, left};
 use super::follow::follows;
 use super::judge::held;
 use super::pass::{Flow, Pass};
@@ -90,23 +90,30 @@ pub(super) fn fit(pass: &Pass<'_>, member: Member<'_>) -> Result<(), Unfit> {
     }
 }
 
-/// It has not received anything for so long that it cannot count any more.
-fn deaf(pass: &Pass<'_>, member: Member<'_>) -> bool {
-    let Some(seen) = member.seen else { return false };
-    let limit = pass.intent.failover.timeout;
-    let silent = match &seen.agent {
-        crate::observation::Agent::Silent { since, .. } => pass.now.since((*since).max(seen.memory.still_since)),
+/// Has it received nothing for so long that it cannot count any more? If not yet, this is looked at again in time.
+fn deaf(pass: &mut Pass<'_>, member: Member<'_>) -> bool {
+    let Some(since) = deaf_since(pass, member) else { return false };
+    let left = left(pass.now, since, pass.intent.failover.timeout);
+    if !left.is_zero() {
+        pass.look_again_in(left);
+    }
+    left.is_zero()
+}
+
+/// Since when it has received nothing; `None`: it receives.
+fn deaf_since(pass: &Pass<'_>, member: Member<'_>) -> Option<Time> {
+    let seen = member.seen?;
+    match &seen.agent {
+        crate::observation::Agent::Silent { since, .. } => Some((*since).max(seen.memory.still_since)),
         crate::observation::Agent::Answers { .. } => {
             // From when it was let in: before that it could not receive.
             let tried = |kind| {
                 let memory = pass.lead().and_then(|primary| primary.seen).map(|seen| &seen.memory);
                 memory.and_then(|memory| memory.tries.get(&kind)).map_or(Time::default(), |tries| tries.last)
             };
-            let let_in = tried(Kind::Unlock).max(tried(Kind::Open));
-            pass.now.since(seen.memory.deaf_since.unwrap_or(pass.now).max(let_in))
+            Some(seen.memory.deaf_since?.max(tried(Kind::Unlock)).max(tried(Kind::Open)))
         }
-    };
-    silent >= limit
+    }
 }
 
 /// Keeps the accounts, the ackers, the waits and `solo` as they should be.
@@ -122,7 +129,7 @@ pub(super) fn keep(pass: &mut Pass<'_>) -> Flow {
     if !pass.can_order(primary) || pass.closes(primary) {
         return Flow::Next;
     }
-    let steps = [strangers, locks, expel, admit, waits, prove];
+    let steps = [locks, expel, admit, waits, prove];
     for step in steps {
         if step(pass, primary) == Flow::Stop {
             return Flow::Stop;
@@ -159,9 +166,12 @@ fn accounts_there(pass: &Pass<'_>, primary: Member<'_>) -> BTreeSet<String> {
     there
 }
 
-/// Somebody who is nobody's member may have acknowledged what no acker has.
-fn strangers(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
-    if pass.record.solo || !primary.seen.is_some_and(|seen| seen.memory.stranger) {
+/// Somebody who is nobody's member may have acknowledged what no acker has. That is recorded before anything else is: whoever decides next
+/// may never hear of it.
+pub(super) fn strangers(pass: &mut Pass<'_>) -> Flow {
+    let promised = pass.intent.replication && pass.intent.durability.promises() && !pass.record.solo;
+    let Some(primary) = pass.primary().filter(|_| promised) else { return Flow::Next };
+    if !primary.seen.is_some_and(|seen| seen.memory.stranger) {
         return Flow::Next;
     }
     pass.next.solo = true;
@@ -371,8 +381,8 @@ fn stuck(pass: &mut Pass<'_>, primary: Member<'_>) -> bool {
     if !acker_holds(pass, &server.gtid_binlog_pos, None) {
         return false;
     }
-    // As it says itself. One that was just cut off said that sessions wait, as they nearly always do, and says nothing more.
-    let still = primary.reported_at().unwrap_or_default().since(seen.memory.still_since);
+    // As it says itself. One that was just cut off, or froze, said that sessions wait, as they nearly always do, and says nothing more.
+    let still = primary.answered_at().unwrap_or_default().since(seen.memory.still_since);
     if still < LOST_LIMIT {
         pass.look_again_in(LOST_LIMIT.saturating_sub(still));
     }

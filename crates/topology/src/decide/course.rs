@@ -178,10 +178,10 @@ fn finish_change(pass: &mut Pass<'_>) {
             change.closed_for = Some(pass.now.since(change.began));
         }
         change.ended = pass.now;
-        pass.change = Some(change);
+        pass.changes.push(change);
     } else if over {
         change.ended = pass.now;
-        pass.change = Some(change);
+        pass.changes.push(change);
     } else {
         pass.course.finishing = Some(change);
     }
@@ -194,7 +194,7 @@ pub(super) fn note_rollback(pass: &mut Pass<'_>, plan: &Plan, why: String) {
         PlanKind::Switchover { cause, target, .. } => (true, cause.clone(), Some(target.clone())),
         PlanKind::Expel { .. } | PlanKind::Prove | PlanKind::Near => return,
     };
-    pass.change = Some(Change {
+    pass.changes.push(Change {
         switchover,
         outcome: Outcome::RolledBack { why },
         cause,

@@ -115,6 +115,7 @@ fn of_answering(pass: &Pass<'_>, primary: Member<'_>) -> Diagnosis {
             }
             Diagnosis::Well
         }
+        (Phase::Waiting, ..) if resumes(pass, primary) => Diagnosis::Underway,
         (Phase::Waiting, ..) => {
             Diagnosis::Confirmed(cause(SERVER_EXITED, format!("the server of {name} is not running")))
         }
@@ -129,6 +130,18 @@ fn of_answering(pass: &Pass<'_>, primary: Member<'_>) -> Diagnosis {
         },
         (Phase::Stopping | Phase::Initialising | Phase::Cloning { .. }, ..) => Diagnosis::Underway,
     }
+}
+
+/// All members were down, and are coming back: the holder has everything, and is started before anybody else is chosen, also where
+/// another one was quicker. (Its pod is a new one. Where only its server ended, others that ran on take over at once.)
+fn resumes(pass: &Pass<'_>, primary: Member<'_>) -> bool {
+    let (Some(state), Some(seen)) = (primary.state(), primary.seen) else { return false };
+    let down_since = pass.course.down_since.unwrap_or(pass.now);
+    let ran_on = |member: &Member<'_>| {
+        let since = member.seen.and_then(|seen| seen.memory.running_since);
+        member.intent.candidate && since.is_some_and(|since| since < down_since)
+    };
+    state.config_hash.is_none() && !seen.memory.failed(Kind::Start) && !pass.others().iter().any(ran_on)
 }
 
 /// `Strict`: since when no acker has received anything, while commits wait for them, for `failover.timeout` at least. All of them say

@@ -23,7 +23,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) fn follow_primary(pass: &mut Pass<'_>) -> Flow {
     let Some(primary) = pass.lead().filter(|_| pass.intent.replication) else { return Flow::Next };
     for member in pass.others() {
-        if member.data_id().is_none() || member.server().is_none() || !pass.can_order(member) {
+        // One that is open is closed first, whatever that takes: told to follow, it would switch its waits off and return what nobody has.
+        if member.data_id().is_none()
+            || member.server().is_none_or(|server| !server.read_only)
+            || !pass.can_order(member)
+        {
             continue;
         }
         let source = pass.intent.source(member.intent, primary.intent);

@@ -37,6 +37,7 @@ const RULES: &[fn(&mut Pass<'_>) -> Flow] = &[
     first::foreign_volumes,
     course::keep_course,
     course::proceed,
+    ackers::strangers,
     first::forget_word,
     primary::close_strays,
     first::first_data,

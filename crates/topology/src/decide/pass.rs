@@ -45,7 +45,7 @@ pub(super) struct Pass<'a> {
     pub(super) under_plan: bool,
     /// What is under way.
     pub(super) course: Course,
-    pub(super) change: Option<Change>,
+    pub(super) changes: Vec<Change>,
     pub(super) released: BTreeSet<MemberName>,
     pub(super) forecast: Option<Forecast>,
 }
@@ -69,7 +69,7 @@ impl<'a> Pass<'a> {
             broken: Vec::new(),
             under_plan: false,
             course: seen.course.clone(),
-            change: None,
+            changes: Vec::new(),
             released: BTreeSet::new(),
             forecast: None,
         }
@@ -203,7 +203,7 @@ impl<'a> Pass<'a> {
             report,
             look_again: self.look_again,
             course: self.course,
-            change: self.change,
+            changes: self.changes,
             released: self.released,
             forecast: self.forecast,
         }

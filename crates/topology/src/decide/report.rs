@@ -9,7 +9,6 @@ use super::view::{Content, Member};
 use crate::decision::{Event, Health, MemberReport, Refusal, Report, Role, Standing, list};
 use crate::intent::{HandsOff, ReplicaIntent};
 use crate::member::{Phase, ThreadState};
-use crate::memory::Memory;
 use crate::observation::{Agent, Pod};
 use crate::plan::Verdict;
 
@@ -127,7 +126,7 @@ fn member_report(pass: &Pass<'_>, refusals: &[Refusal], member: Member<'_>) -> M
 fn with_failure(pass: &Pass<'_>, member: Member<'_>, (standing, text): (Standing, String)) -> (Standing, String) {
     let tells = standing == Standing::Underway || standing == Standing::Well && pass.is_holder(member);
     let memory = member.seen.map(|seen| &seen.memory).filter(|_| tells);
-    let Some((kind, error)) = memory.and_then(Memory::failing) else { return (standing, text) };
+    let Some((kind, error)) = memory.and_then(|memory| memory.failing(pass.now)) else { return (standing, text) };
     let standing = if Pass::attempts(member, kind) < 3 { standing } else { Standing::Broken };
     (standing, format!("{text}; {} failed: {error}", kind.describe()))
 }

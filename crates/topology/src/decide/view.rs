@@ -50,7 +50,7 @@ impl<'a> Member<'a> {
     /// Its report, unless that is older than the last command it accepted.
     pub(super) fn state(self) -> Option<&'a MemberState> {
         match self.seen {
-            Some(Seen { agent: Agent::Answers { state, at: _ }, memory, .. })
+            Some(Seen { agent: Agent::Answers { state, .. }, memory, .. })
                 if memory.sent.is_none_or(|sent| state.accepted >= sent) =>
             {
                 Some(state)
@@ -59,10 +59,10 @@ impl<'a> Member<'a> {
         }
     }
 
-    /// When it was heard last.
-    pub(super) fn reported_at(self) -> Option<Time> {
+    /// Its server was so then, as its agent tells it. (An agent is heard although its server says nothing any more.)
+    pub(super) fn answered_at(self) -> Option<Time> {
         match &self.seen?.agent {
-            Agent::Answers { at, .. } => Some(*at),
+            Agent::Answers { answered, .. } => Some(*answered),
             Agent::Silent { .. } => None,
         }
     }
@@ -163,9 +163,7 @@ impl<'a> Member<'a> {
         // What the primary itself writes now it may have written since it last reported. Next to others that are surely not
         // its, they count: what is named here is saved before the member is seeded afresh.
         let doubtful = errant.iter().all(|e| e.server_id == primary.intent.server_id);
-        // (Its agent may be heard although its server says nothing any more: what is told of that one is old.)
-        let silent = primary.state().is_some_and(|state| state.trouble.is_some());
-        let later = !silent && primary.reported_at()?.0 > self.seen?.memory.still_since.0 + SAMPLING_MS;
+        let later = primary.answered_at()?.0 > self.seen?.memory.still_since.0 + SAMPLING_MS;
         Some(if doubtful && !later { Verdict::Undecided } else { Verdict::Errant(errant) })
     }
 

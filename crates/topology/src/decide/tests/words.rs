@@ -1,6 +1,6 @@
 //! What a person may decide where the operator refuses to (docs/failover.md, section 9).
 
-use super::changes::{change, holder, safe};
+use super::changes::{change, holder, safe, the_change};
 use super::{log, reasons};
 use crate::member::{Phase, Trouble};
 use crate::observation::Pod;
@@ -17,7 +17,7 @@ fn taken(mut world: World, refusal: &str) {
     let refused = world.run_for(30);
     assert_eq!((holder(&world), reasons(&refused)), ("db-0", vec![refusal]));
     world.intent.use_data_of = Some(name("db-2"));
-    let told = change(&mut world).change.expect("a change");
+    let told = the_change(change(&mut world));
     assert_eq!((holder(&world), &told.outcome), ("db-2", &Outcome::Done));
     assert!(told.lost[0].contains("db-2"), "{:?}", told.lost);
 }
