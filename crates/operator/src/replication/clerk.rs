@@ -25,6 +25,9 @@ use super::{FIELD_MANAGER, Inputs};
 
 /// An API server that does not answer in this time is asked again a little later.
 const LIMIT: Duration = Duration::from_secs(10);
+/// What changes at once is told at once: so long is waited for the rest of it. In a change of primary the API server has more urgent work.
+/// (Who is primary is told without delay: people's scripts write there.)
+const SETTLE: Duration = Duration::from_millis(150);
 /// The pause after a write that failed.
 const PAUSE: Duration = Duration::from_secs(2);
 /// How long what was written counts as what is there, until the watch has brought it back.
@@ -67,11 +70,17 @@ impl Clerk {
     pub(super) async fn run(mut self) {
         let mut pending: VecDeque<Event> = VecDeque::new();
         let mut next = Duration::MAX;
+        let mut told = None;
         loop {
             tokio::select! {
                 changed = self.briefings.changed() => if changed.is_err() { return },
                 event = self.events.recv() => pending.extend(event),
                 () = tokio::time::sleep(next.min(Duration::from_secs(3600))) => {}
+            }
+            let holder = |briefing: &Arc<Briefing>| briefing.record.holder.as_ref().map(|holder| holder.member.clone());
+            let primary = self.briefings.borrow().as_ref().and_then(holder);
+            if std::mem::replace(&mut told, primary.clone()) == primary {
+                tokio::time::sleep(SETTLE).await;
             }
             while let Ok(event) = self.events.try_recv() {
                 pending.push_back(event);

@@ -135,7 +135,9 @@ fn lock(heard: &Mutex<Agent>) -> std::sync::MutexGuard<'_, Agent> {
 }
 
 /// Keeps the newer of two reports; says whether it told anything new.
-fn note(heard: &Mutex<Agent>, state: MemberState, now: Time) -> bool {
+fn note(heard: &Mutex<Agent>, mut state: MemberState, now: Time) -> bool {
+    // Another age alone is no news.
+    let answered = now.before(Duration::from_millis(std::mem::take(&mut state.answer_age_ms)));
     let mut heard = lock(heard);
     let news = match &*heard {
         Agent::Silent { .. } => true,
@@ -145,7 +147,7 @@ fn note(heard: &Mutex<Agent>, state: MemberState, now: Time) -> bool {
         }
         Agent::Answers { state: known, .. } => **known != state,
     };
-    *heard = Agent::Answers { state: Box::new(state), at: now };
+    *heard = Agent::Answers { state: Box::new(state), at: now, answered };
     news
 }
 

@@ -68,9 +68,8 @@ impl Requests {
             message: Some(message).filter(|message| !message.is_empty()),
         };
         let mine = |cause: Option<&String>| cause == Some(&request.id);
-        if let Some(change @ Change { outcome, cause, to, .. }) = &decision.change
-            && mine(cause.request.as_ref())
-        {
+        let answers = |change: &&Change| mine(change.cause.request.as_ref());
+        if let Some(change @ Change { outcome, to, .. }) = decision.changes.iter().rfind(answers) {
             let to = to.as_ref().map(ToString::to_string).unwrap_or_default();
             self.over = Some(match outcome {
                 Outcome::Done => of("Done", format!("{to} is the primary")),

@@ -16,10 +16,10 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use topology::Record;
-use topology::decision::{Decision, Event, Role};
+use topology::action::Action;
+use topology::decision::{Decision, Event, Order, Role};
 use topology::member::{MemberName, Volume};
 use topology::observation::{Agent, Observation};
-use topology::plan::PlanKind;
 
 use super::{FIELD_MANAGER, Inputs};
 
@@ -35,8 +35,9 @@ const ECHO: Duration = Duration::from_secs(5);
 pub(super) struct Routes {
     /// The role label of each pod; `None`: it has none.
     roles: BTreeMap<String, Option<&'static str>>,
-    /// The primary that is open, with its object.
+    /// The primary that is open, or about to be, with its object.
     primary: Option<(String, String)>,
+    open: bool,
     /// Pod and object of every member.
     members: BTreeMap<String, String>,
 }
@@ -44,40 +45,47 @@ pub(super) struct Routes {
 impl Routes {
     /// There is a primary that is open for writes.
     pub(super) fn is_open(&self) -> bool {
-        self.primary.is_some()
+        self.open
     }
 }
 
-/// What follows from a pass. The old primary has no role from its fence on, the new one has its role when it is open.
-/// `labelled`: the pod that has the label of a primary now.
+/// What follows from a pass. The old primary has no role from when it is fenced or closed; the new one has its role from then (switchover)
+/// or from when it is told to open (failover): until clients are sent there (endpoints, DNS, proxies) it is open, or about to be. Who
+/// comes early reads, and is refused its writes as by the old one. `labelled`: the pod that has the label of a primary now.
 pub(super) fn routes(
     decision: &Decision,
     record: &Record,
     seen: &Observation,
     labelled: impl Fn(&MemberName) -> bool,
 ) -> Routes {
-    let open = record.holder.as_ref().is_some_and(|holder| {
-        seen.members.get(&holder.member).is_some_and(|member| match &member.agent {
-            Agent::Answers { state, .. } => {
-                matches!(&state.volume, Volume::Data { data_id } if *data_id == holder.data_id)
-                    && state.server.as_ref().is_some_and(|server| !server.read_only)
-            }
-            Agent::Silent { .. } => false,
-        })
+    let holder = record.holder.as_ref().and_then(|holder| Some((holder, seen.members.get(&holder.member)?)));
+    let holder = holder.and_then(|(holder, member)| match &member.agent {
+        Agent::Answers { state, .. } if matches!(&state.volume, Volume::Data { data_id } if *data_id == holder.data_id) => {
+            Some((state, &member.memory))
+        }
+        _ => None,
     });
+    let open = holder.is_some_and(|(state, _)| state.server.as_ref().is_some_and(|server| !server.read_only));
+    let ordered = |order: &Order| {
+        record.holder.as_ref().is_some_and(|holder| holder.member == order.member)
+            && matches!(order.action, Action::OpenForWrites { .. })
+    };
+    let opens = open || decision.orders.iter().any(ordered) || holder.is_some_and(|(_, memory)| memory.opening());
     let plan = decision.course.plan.as_ref().filter(|plan| plan.stamp == record.stamp());
-    let leaves = plan.is_some_and(|plan| matches!(plan.kind, PlanKind::Failover { .. } | PlanKind::Switchover { .. }));
-    let mut routes = Routes::default();
+    let leaves = plan.is_some_and(|plan| plan.kind.closed_the_primary());
+    let next = plan.and_then(|plan| plan.kind.next_primary());
+    let mut routes = Routes { open, ..Routes::default() };
     for member in &decision.report.members {
         let role = match member.role {
             Role::Unknown => continue,
+            Role::Replica if next == Some(&member.name) => Some(names::PRIMARY),
             Role::Replica => Some(names::REPLICA),
             Role::Primary if leaves => None,
             // One that restarts keeps its label: its readiness says the rest.
-            Role::Primary if open || labelled(&member.name) => Some(names::PRIMARY),
+            Role::Primary if opens || labelled(&member.name) => Some(names::PRIMARY),
             Role::Primary => None,
         };
-        if role == Some(names::PRIMARY) && open {
+        if role == Some(names::PRIMARY) && (opens || next == Some(&member.name)) {
             routes.primary = Some((member.name.0.clone(), member.object.clone()));
         }
         routes.roles.insert(member.name.0.clone(), role);
@@ -189,6 +197,7 @@ async fn label_all(
         let api: Api<Pod> = Api::namespaced(inputs.client.clone(), namespace);
         let params = PatchParams::apply(FIELD_MANAGER).force();
         Some(async move {
+            tracing::info!(namespace, pod = name, role = role.unwrap_or("none"), "role label");
             let result = in_time(api.patch(name, &params, &Patch::Apply(&body))).await;
             (name.clone(), result.map(|_| (uid, *role, Instant::now())))
         })

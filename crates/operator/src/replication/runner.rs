@@ -227,6 +227,11 @@ impl Runner {
         };
         let observation = self.observe(&intent, &resolved);
         let decision = decide(&intent, &kept.record, &observation, self.clock.now());
+        let moves = decision.course.plan.as_ref().is_some_and(|plan| plan.kind.moves_the_primary());
+        if !moves && decision.record.as_ref().is_some_and(|next| next.epoch == kept.record.epoch) {
+            // What was opened meanwhile does not wait for the swap of the next step.
+            self.route(&decision, &kept.record, &observation);
+        }
         let kept = match &decision.record {
             None => kept,
             Some(record) => {
@@ -251,7 +256,7 @@ impl Runner {
         self.act(&decision);
         self.course = decision.course.clone();
         self.route(&decision, &kept.record, &observation);
-        if let Some(change) = &decision.change {
+        for change in &decision.changes {
             self.record_change(change, &root, &resolved);
         }
         self.release(&intent, &decision);
@@ -261,7 +266,7 @@ impl Runner {
         }
         // An agent that was just lost, or not reached yet, is given a moment before people hear of it: a new controller
         // would else report every topology as broken, and as healed a moment later.
-        match self.grace(&observation).filter(|_| decision.change.is_none() && self.course.plan.is_none()) {
+        match self.grace(&observation).filter(|_| decision.changes.is_empty() && self.course.plan.is_none()) {
             Some(left) => wait = wait.min(left),
             None => self.tell(&decision, &kept, &resolved, &intent, &root),
         }

@@ -218,7 +218,7 @@ async fn split_objects_in_any_order_and_repair() {
             server("db-read-0").replication.expect("a replica").sql == ThreadState::Yes && server("db-read-1").read_only
         })
         .await;
-    assert!(cluster.api.events().iter().any(|(reason, _)| reason == "UnexpectedlyWritable"));
+    cluster.until("event", |c| c.api.events().iter().any(|(reason, _)| reason == "UnexpectedlyWritable")).await;
 
     // A restarted primary is started and opened again.
     cluster.states["db-0"].send_modify(|state| {
