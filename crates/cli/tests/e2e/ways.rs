@@ -141,7 +141,7 @@ fn one_after_the_other(cluster: &Cluster, namespace: &str, ways: &[Way]) -> Resu
             let newest = newest(cluster, namespace)?;
             return Err(broken(format_args!("{kind}: {old} is the primary no more: {newest}")));
         }
-        await_rows(cluster, namespace, &MEMBERS, rows).map_err(|e| format!("after {kind}: {e}"))?;
+        await_rows(cluster, namespace, &MEMBERS, rows).map_err(|e| format!("after {kind} (written on {now}): {e}"))?;
         let change = if now == old { "no change".to_owned() } else { newest(cluster, namespace)? };
         say(&format!(
             "{kind}: {old} -> {now}: {change}; seen after {:.1} s, well again {:.1} s later",
@@ -277,7 +277,7 @@ fn time_decides_where_nothing_is_promised(cluster: &Cluster, namespace: &str) ->
     let undo = ground.begin(Kind::NodeCutOff, &old)?;
     let now = await_other_primary(cluster, namespace, ROOT, &old);
     let took = began.elapsed();
-    let written = now.and_then(|now| write_rows(cluster, namespace, &now, 1).map(|()| now));
+    let written = now.and_then(|_| write_somewhere(cluster, namespace));
     // It heard nothing of this, and had closed itself before.
     ground.end(undo)?;
     let closed_itself = closed(&old)?;
