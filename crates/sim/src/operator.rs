@@ -279,7 +279,7 @@ impl World {
                 Some((Heard::State(state), at)) => {
                     let mut state = state.clone();
                     let answered = at.before(Duration::from_millis(std::mem::take(&mut state.answer_age_ms)));
-                    memory.observe(&state, now);
+                    memory.observe(&state, answered, now);
                     Agent::Answers { state, at: *at, answered }
                 }
                 Some((Heard::Silent(since), _)) => Agent::Silent {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::action::{Action, Command, Source, Stamp};
 use crate::gtid::GtidPosition;
-use crate::member::{MemberState, Phase, ReplicationState, ThreadState, Trouble, UNRESPONSIVE, Volume};
+use crate::member::{MemberState, Phase, ReplicationState, ThreadState, Trouble, Volume};
 use crate::time::Time;
 
 /// A replica counts as repaired, and its counters start anew, when it has been well for so long.
@@ -206,8 +206,8 @@ impl Kind {
 }
 
 impl Memory {
-    /// Takes a report in.
-    pub fn observe(&mut self, state: &MemberState, now: Time) {
+    /// Takes a report in; its server last answered its agent at `answered`.
+    pub fn observe(&mut self, state: &MemberState, answered: Time, now: Time) {
         let identity = (state.pod_uid.clone(), state.volume.clone());
         if self.identity.as_ref() != Some(&identity) {
             // Another life: what was set up in the last one is gone. What was tried on it still counts, but for a
@@ -232,7 +232,7 @@ impl Memory {
         }
         let unwell = state.trouble.is_some() || state.phase == Phase::Running && state.server.is_none();
         // It is told of when it has lasted for a while.
-        let unwell_from = if state.trouble == Some(Trouble::Unresponsive) { now.before(UNRESPONSIVE) } else { now };
+        let unwell_from = if state.trouble == Some(Trouble::Unresponsive) { answered } else { now };
         keep(&mut self.unwell_since, unwell, unwell_from);
         keep(&mut self.starting_since, state.phase == Phase::Starting, now);
         keep(&mut self.running_since, state.phase == Phase::Running, now);
@@ -416,12 +416,12 @@ mod tests {
         let mut memory = Memory::default();
         let (well, broken) =
             (replica_state("db-1", 2, "a"), scenario::with_sql_error(replica_state("db-1", 2, "a"), 1062));
-        memory.observe(&broken, at(0));
-        memory.observe(&well, at(5));
-        memory.observe(&broken, at(6));
+        memory.observe(&broken, at(0), at(0));
+        memory.observe(&well, at(5), at(5));
+        memory.observe(&broken, at(6), at(6));
         assert_eq!(memory.trouble_since, Some(at(0)));
-        memory.observe(&well, at(20));
-        memory.observe(&well, at(31));
+        memory.observe(&well, at(20), at(20));
+        memory.observe(&well, at(31), at(31));
         assert_eq!(memory.trouble_since, None);
     }
 
@@ -507,20 +507,20 @@ mod tests {
     #[test]
     fn a_minute_of_health_clears_the_counters() {
         let mut memory = Memory::default();
-        memory.observe(&replica_state("db-1", 2, "a"), at(0));
+        memory.observe(&replica_state("db-1", 2, "a"), at(0), at(0));
         memory.begin(&Command { stamp: Stamp::default(), action: Action::StartReplication }, at(1));
-        memory.observe(&replica_state("db-1", 2, "a"), at(59));
+        memory.observe(&replica_state("db-1", 2, "a"), at(59), at(59));
         assert_eq!(memory.count(Kind::StartReplication), 1);
-        memory.observe(&replica_state("db-1", 2, "a"), at(61));
+        memory.observe(&replica_state("db-1", 2, "a"), at(61), at(61));
         assert_eq!(memory.count(Kind::StartReplication), 0);
     }
 
     #[test]
     fn another_life_forgets_what_was_set_up() {
         let mut memory = Memory { accounts: BTreeSet::from(["repl_2".to_owned()]), ..Memory::default() };
-        memory.observe(&replica_state("db-1", 2, "a"), at(0));
+        memory.observe(&replica_state("db-1", 2, "a"), at(0), at(0));
         memory.accounts.insert("repl_2".to_owned());
-        memory.observe(&replica_state("db-1", 2, "b"), at(1));
+        memory.observe(&replica_state("db-1", 2, "b"), at(1), at(1));
         assert!(memory.accounts.is_empty());
     }
 }

@@ -345,7 +345,7 @@ impl World {
                 let answers = model.pod == Pod::Running && !model.silent;
                 let (heard, at) = model.frozen.clone().unwrap_or_else(|| (model.state.clone(), self.now));
                 if answers {
-                    model.memory.observe(&heard, self.now);
+                    model.memory.observe(&heard, model.hangs_since.unwrap_or(at), self.now);
                 }
                 let silent_since = if answers { None } else { Some(model.silent_since.unwrap_or(self.now)) };
                 model.silent_since = silent_since;

@@ -163,8 +163,8 @@ impl Runner {
                 self.lives.insert(name.clone(), life);
             }
             let memory = self.memories.entry(name.clone()).or_default();
-            if let Agent::Answers { state, .. } = &agent {
-                memory.observe(state, now);
+            if let Agent::Answers { state, answered, .. } = &agent {
+                memory.observe(state, *answered, now);
                 self.server_ids.insert(name.clone(), state.server_id);
             }
             let memory = memory.clone();
