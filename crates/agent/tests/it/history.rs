@@ -114,7 +114,7 @@ fn on_an_older_version() {
         harness::skipped(&format!("on_an_older_version: no root file system in {}", harness::OLDER));
         return;
     }
-    replayed(Lab::on("old-replay", harness::OLDER));
+    replayed(Lab::on("ten-replay", harness::OLDER));
 }
 
 fn a_relay_log_is_kept_aside_until_it_was_fetched_again() {
