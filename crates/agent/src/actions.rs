@@ -387,8 +387,8 @@ async fn accounts(shared: &Arc<Shared>, users: &[String], login_only: &str) -> R
 }
 
 /// A former primary whose commits still wait for acknowledgements would wait for them as it applies. One that is open is closed first:
-/// without its waits it would return what nobody has. Sessions that wait are not
-/// let go (that would acknowledge what nobody has): the server goes, and its recovery drops what they wrote.
+/// without its waits it would return what nobody has. Sessions that wait are not let go (that would do the same): the server goes, and its
+/// recovery drops what they wrote.
 async fn stop_waiting(shared: &Arc<Shared>, session: &mut sql::Session) -> Result<(), Refusal> {
     let server = state::ask(shared, session).await.map_err(|e| statement(&e))?;
     if !server.read_only {

@@ -120,7 +120,7 @@ impl World {
                 }
                 member.disk =
                     Disk { data_id: Some(data_id.clone()), accepted: member.disk.accepted, ..Disk::default() };
-                (member.process, member.has_run) = (Some(Process::new()), true);
+                member.launch();
                 return done;
             }
             Action::Clone { donor, data_id, replaces } => {
@@ -440,7 +440,7 @@ impl World {
         };
         (member.fence, member.marker) = (None, None);
         member.claims_saved.clear();
-        (member.process, member.has_run) = (Some(Process::new()), true);
+        member.launch();
         Ok(())
     }
 
@@ -544,7 +544,7 @@ impl World {
         // Otherwise recovery commits what its binary log holds: nobody was told, and nobody can be now.
         disk.waiting = 0;
         let member = &mut self.members[n];
-        (member.process, member.has_run) = (Some(Process::new()), true);
+        member.launch();
         member.locks_stamp = topology::Stamp::default();
         (member.marker, member.fence) = (None, None);
         member.sequence += 1;

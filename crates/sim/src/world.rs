@@ -189,6 +189,14 @@ pub(crate) struct Member {
     pub(crate) strangers: u32,
 }
 
+impl Member {
+    /// Its agent starts a server.
+    pub(crate) fn launch(&mut self) {
+        self.process = Some(Process::new());
+        self.has_run = true;
+    }
+}
+
 /// The record and its version.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Lease {

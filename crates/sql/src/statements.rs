@@ -121,11 +121,8 @@ impl Session {
     /// Stops what is to be forgotten next. `false`: its STOP hangs (in `connect()`), and is to be tried again; nothing is received
     /// any more all the same.
     pub async fn leave_source(&mut self) -> Result<bool, SqlError> {
-        match self.try_run("STOP SLAVE", FORGET_LIMIT, "STOP SLAVE").await {
-            None => Ok(false),
-            Some(Err(error)) => Err(error),
-            Some(Ok(())) => Ok(true),
-        }
+        let stopped = self.try_run("STOP SLAVE", FORGET_LIMIT, "STOP SLAVE").await.transpose()?;
+        Ok(stopped.is_some())
     }
 
     /// Forgets a replication connection that is still configured, the history kept (never RESET MASTER: other replicas would

@@ -344,15 +344,16 @@ impl World {
             .map(|(member, model)| {
                 let answers = model.pod == Pod::Running && !model.silent;
                 let (heard, at) = model.frozen.clone().unwrap_or_else(|| (model.state.clone(), self.now));
+                let answered = model.hangs_since.unwrap_or(at);
                 if answers {
-                    model.memory.observe(&heard, model.hangs_since.unwrap_or(at), self.now);
+                    model.memory.observe(&heard, answered, self.now);
                 }
                 let silent_since = if answers { None } else { Some(model.silent_since.unwrap_or(self.now)) };
                 model.silent_since = silent_since;
                 let since = silent_since.unwrap_or(self.now);
                 let attempts = u32::try_from(self.now.since(since).as_secs()).expect("not that long");
                 let agent = if answers {
-                    Agent::Answers { state: Box::new(heard), at, answered: model.hangs_since.unwrap_or(at) }
+                    Agent::Answers { state: Box::new(heard), at, answered }
                 } else {
                     Agent::Silent { since, attempts, why: "no connection".to_owned() }
                 };

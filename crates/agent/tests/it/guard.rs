@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use topology::action::{Action, Opening};
 use topology::member::{MemberName, MemberState, Phase, Trouble};
 use topology::record::{Acker, Holder, Record, Term};
@@ -134,17 +136,21 @@ fn a_server_that_is_overrun_does_as_it_is_told() {
     });
 }
 
+/// To a process of member 0.
+fn signal(lab: &Lab, process: &str, signal: Signal) {
+    kill(Pid::from_raw(lab.process(0, process).unwrap()), signal).unwrap();
+}
+
 fn a_frozen_server_is_noticed() {
     let mut lab = Lab::new("frozen");
     lab.primary(0);
-    let pid = nix::unistd::Pid::from_raw(lab.process(0, "mariadbd").unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    signal(&lab, "mariadbd", Signal::SIGSTOP);
     let began = Instant::now();
     lab.eventually(0, SOON, |state| state.trouble == Some(Trouble::Unresponsive) || state.server.is_none());
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     let aged = lab.state(0).unwrap().answer_age_ms;
     assert!(aged >= 1000, "what is told of the server is {aged} ms old");
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
+    signal(&lab, "mariadbd", Signal::SIGCONT);
     lab.eventually(0, SOON, |state| state.trouble.is_none() && state.server.is_some() && state.answer_age_ms < 1000);
 }
 
@@ -152,8 +158,7 @@ fn a_frozen_server_is_noticed() {
 fn a_demotion_asked_for_again_and_again_ends() {
     let mut lab = Lab::new("demoted");
     lab.primary(0);
-    let pid = nix::unistd::Pid::from_raw(lab.process(0, "mariadbd").unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    signal(&lab, "mariadbd", Signal::SIGSTOP);
     let began = Instant::now();
     let mut orders = Vec::new();
     while lab.process(0, "mariadbd").is_some() {
@@ -219,8 +224,7 @@ fn a_primary_that_is_told_to_stop_waits_to_be_relieved() {
     let mut lab = Lab::new("leaving");
     let leases = lab.api(&record(0, 1, &[]));
     lab.primary(0);
-    let agent = nix::unistd::Pid::from_raw(lab.process(0, "agent-under-tes").unwrap());
-    nix::sys::signal::kill(agent, nix::sys::signal::Signal::SIGTERM).unwrap();
+    signal(&lab, "agent-under-tes", Signal::SIGTERM);
     let state = lab.eventually(0, SOON, |state| state.leaving);
     assert!(is_open(&state));
     std::thread::sleep(Duration::from_secs(3));

@@ -336,12 +336,18 @@ fn an_acker_has_its_time_to_connect_after_it_was_let_in() {
     assert_eq!((ackers(&world), world.record.solo), (vec!["db-1"], false));
 }
 
-#[test]
-fn cold_start_resumes_the_holder() {
+/// All pods are new, and no server runs.
+fn all_were_down() -> World {
     let mut world = safe(3);
     for member in ["db-2", "db-1", "db-0"] {
         world.restart_pod(member);
     }
+    world
+}
+
+#[test]
+fn cold_start_resumes_the_holder() {
+    let mut world = all_were_down();
     world.settle();
     assert_eq!((holder(&world), world.record.epoch, world.record.solo), ("db-0", 1, false));
 }
@@ -349,10 +355,7 @@ fn cold_start_resumes_the_holder() {
 /// Found by a test on real servers: whoever was quicker took over, though nobody was lost.
 #[test]
 fn cold_start_resumes_the_holder_that_is_the_last_to_return() {
-    let mut world = safe(3);
-    for member in ["db-2", "db-1", "db-0"] {
-        world.restart_pod(member);
-    }
+    let mut world = all_were_down();
     world.member("db-0").silent = true;
     world.run_for(3);
     assert_eq!(world.member("db-1").state.phase, Phase::Running);
@@ -367,10 +370,7 @@ fn cold_start_resumes_the_holder_that_is_the_last_to_return() {
 
 #[test]
 fn cold_start_without_the_holder_is_a_failover() {
-    let mut world = safe(3);
-    for member in ["db-2", "db-1", "db-0"] {
-        world.restart_pod(member);
-    }
+    let mut world = all_were_down();
     world.member("db-0").silent = true;
     world.member("db-0").pod = Pod::Absent;
     change(&mut world);
