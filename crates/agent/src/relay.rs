@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use protocol::{Outcome, Refusal};
 use serde::{Deserialize, Serialize};
+use topology::history::{self, has_applied};
 use topology::member::{ServerState, ThreadState, Volume};
 use topology::{DataId, GtidPosition};
 
@@ -69,7 +70,7 @@ impl Relay {
 pub(crate) fn aside(shared: &Shared, server: &ServerState) -> Option<GtidPosition> {
     let aside = lock(&shared.relay.aside).clone()?;
     let Volume::Data { data_id } = shared.state.now().volume else { return None };
-    let missing = aside.data_id == data_id && !applied(server).covers(&aside.held);
+    let missing = aside.data_id == data_id && !has_applied(server, &aside.held);
     missing.then_some(aside.held)
 }
 
@@ -96,7 +97,7 @@ pub(crate) async fn look(shared: &Shared, session: &mut sql::Session, server: &S
         }
     };
     let held = aside(shared, server).map_or(held.clone(), |more| held.furthest(&more));
-    (!applied(server).covers(&held)).then_some(held)
+    (!has_applied(server, &held)).then_some(held)
 }
 
 async fn held(shared: &Shared, session: &mut sql::Session) -> Result<GtidPosition, String> {
@@ -172,7 +173,7 @@ fn forget_what_is_applied(shared: &Shared, server: &ServerState) {
     let mut kept = lock(&shared.relay.aside);
     let Some(aside) = &*kept else { return };
     let other = matches!(shared.state.now().volume, Volume::Data { data_id } if data_id != aside.data_id);
-    if other || applied(server).covers(&aside.held) {
+    if other || has_applied(server, &aside.held) {
         tracing::info!(held = %aside.held, "what was kept aside of the relay log is applied");
         *kept = None;
         drop(kept);
@@ -202,11 +203,12 @@ pub(crate) async fn replay(shared: Arc<Shared>) -> Result<Outcome, Refusal> {
     let set_packet = |bytes: u64| format!("SET GLOBAL max_allowed_packet={bytes}");
     let name = "max_allowed_packet";
     session.run(name, CHANGE_LIMIT, &set_packet(LARGEST_PACKET)).await.map_err(|e| statement(&e))?;
-    let result = tokio::time::timeout(REPLAY_LIMIT, pipe(&shared, all, applied(&server))).await;
+    let before = applied(&server);
+    let result = tokio::time::timeout(REPLAY_LIMIT, pipe(&shared, all, server)).await;
     session.run(name, CHANGE_LIMIT, &set_packet(packet)).await.map_err(|e| statement(&e))?;
-    // Also after a failure: what was applied is applied.
     let server = crate::state::ask(&shared, &mut session).await.map_err(|e| statement(&e))?;
-    {
+    // Also after a failure: what was applied is applied. (But what it had before may not be what the files hold under the same numbers.)
+    if matches!(result, Ok(Ok(_))) || applied(&server) != before {
         let _moving = crate::state::moving(&shared);
         session.set_slave_position(&applied(&server)).await.map_err(|e| statement(&e))?;
     }
@@ -221,8 +223,8 @@ pub(crate) async fn replay(shared: Arc<Shared>) -> Result<Outcome, Refusal> {
     }
 }
 
-/// `mariadb-binlog | mariadb`, fed with what comes after `position`; how many transactions that was.
-async fn pipe(shared: &Shared, files: Vec<PathBuf>, position: GtidPosition) -> Result<u64, String> {
+/// `mariadb-binlog | mariadb`, fed with what `server` has not; how many transactions that was.
+async fn pipe(shared: &Shared, files: Vec<PathBuf>, server: ServerState) -> Result<u64, String> {
     let places = &shared.places;
     let mut decode = program(places, "mariadb-binlog");
     decode
@@ -245,7 +247,7 @@ async fn pipe(shared: &Shared, files: Vec<PathBuf>, position: GtidPosition) -> R
         .stderr(Stdio::piped());
     let apply = processes::spawn(&mut apply).map_err(|e| format!("mariadb: {e}"))?;
     let input: OwnedFd = input.into_owned_fd().map_err(|e| e.to_string())?;
-    let fed = tokio::task::spawn_blocking(move || feed(input.into(), &files, &position));
+    let fed = tokio::task::spawn_blocking(move || feed(input.into(), &files, &server));
     let (decoded, applied) = tokio::join!(wait_with_stderr(decode), wait_with_stderr(apply));
     let fed = fed.await.map_err(|e| e.to_string())?;
     for (what, ended) in [("mariadb", applied), ("mariadb-binlog", decoded)] {
@@ -269,18 +271,19 @@ enum Fed {
     Io(io::Error),
 }
 
-/// Feeds what comes after `position`, if nothing is missing in between: a file that is not there would go unnoticed otherwise.
-fn feed(input: std::fs::File, files: &[PathBuf], position: &GtidPosition) -> Result<u64, Fed> {
+/// Feeds what `server` has not, if nothing is missing in between: a file that is not there would go unnoticed otherwise.
+fn feed(input: std::fs::File, files: &[PathBuf], server: &ServerState) -> Result<u64, Fed> {
+    let position = applied(server);
     let mut reached: BTreeMap<u32, u64> = position.0.iter().map(|(&domain, gtid)| (domain, gtid.sequence)).collect();
     let mut writer = Writer::new(io::BufWriter::with_capacity(256 * 1024, input));
     let mut count = 0;
     let mut gap = None;
     let result = binlog::transactions(files, |transaction| {
         let gtid = transaction.gtid;
-        let own = position.0.get(&gtid.domain).filter(|own| own.sequence == gtid.sequence);
-        if let Some(own) = own.filter(|own| own.server_id != gtid.server_id) {
+        let own = position.0.get(&gtid.domain).filter(|own| own.sequence >= gtid.sequence);
+        if let Some(own) = own.filter(|_| !history::applied(server, gtid)) {
             // Left out as applied, it would be missing, and nothing would tell later.
-            gap = Some(format!("{own} is there in the place of {gtid}: the data has diverged"));
+            gap = Some(format!("{gtid} is not there, and {own} is: the data has diverged"));
             return Err(io::Error::other("diverged"));
         }
         let reached = reached.entry(gtid.domain).or_default();

@@ -249,9 +249,7 @@ impl World {
                 for entry in [member.disk.aside.clone(), member.disk.relay.clone()].concat() {
                     let member = &mut self.members[n];
                     let last = member.disk.last_sequence();
-                    if entry.sequence == last
-                        && member.disk.content.last().is_some_and(|own| own.gtid() != entry.gtid())
-                    {
+                    if entry.sequence <= last && member.disk.lacks(&[entry]) {
                         return refuse("the data has diverged");
                     }
                     if entry.sequence > last + 1 {
@@ -309,8 +307,11 @@ impl World {
                     self.keep_relay_log_aside(n)?;
                 }
             }
-            Action::StopReplication => {
-                (process.io, process.sql) = (Io::No, false);
+            Action::StopReceiving => {
+                if process.io != Io::No && !process.sql && !process.diverged {
+                    process.sql = true;
+                }
+                process.io = Io::No;
                 self.disconnect(n);
             }
             Action::EnsureReplicationAccounts { .. }
@@ -344,7 +345,7 @@ impl World {
     /// What was kept aside is not needed any more.
     fn forget_what_is_applied(&mut self, n: usize) -> Result<(), Box<Violation>> {
         let disk = &mut self.members[n].disk;
-        if disk.aside.last().is_some_and(|last| last.sequence <= disk.last_sequence()) {
+        if disk.aside.last().is_some() && !disk.lacks(&disk.aside) {
             let aside = std::mem::take(&mut disk.aside);
             return self.check_discard(n, &aside, "applied, and not kept aside any more");
         }
@@ -589,7 +590,7 @@ impl World {
         state.fence.clone_from(&member.fence);
         let stopped = member.process.as_ref().is_some_and(|p| p.answers() && p.io == Io::No && !p.sql);
         let held = disk.held();
-        state.relay = (stopped && !applied(disk).covers(&held)).then_some(held);
+        state.relay = (stopped && (disk.lacks(&disk.relay) || disk.lacks(&disk.aside))).then_some(held);
         state.marker = member.marker.map(|(stamp, entry, back)| Marker { stamp, gtid: back.then(|| entry.gtid()) });
         state.locks =
             Locks { stamp: member.locks_stamp, accounts: disk.locked.iter().map(|id| format!("repl_{id}")).collect() };

@@ -91,7 +91,9 @@ impl World {
         let Some(operator) = self.operators.iter_mut().find(|other| other.id == operator) else { return };
         let memory = operator.memories.entry(name.clone()).or_default();
         memory.end(command, result);
-        memory.in_flight = !last;
+        if last {
+            memory.back();
+        }
         if let Some(state) = state {
             operator.heard.insert(name, (Heard::State(Box::new(state)), now));
         }
@@ -220,9 +222,7 @@ impl World {
         }
         for (n, commands) in by_member {
             let name = self.members[n].name.clone();
-            for command in &commands {
-                self.operators[i].memories.entry(name.clone()).or_default().begin(command, now);
-            }
+            self.operators[i].memories.entry(name).or_default().begin(&commands, now);
             let wait = Duration::from_millis(self.rng.random_range(0..300));
             let operator = self.operators[i].id;
             let at = now.after(wait + self.operators[i].orders_take);

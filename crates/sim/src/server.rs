@@ -96,6 +96,12 @@ impl Disk {
         self.content.contains(&entry) || applies(&self.relay) || applies(&self.aside)
     }
 
+    /// The end of this log is not in the data: neither replicated nor its own.
+    pub(crate) fn lacks(&self, log: &[Entry]) -> bool {
+        let replicated = self.slave_pos.map_or(0, |last| last.sequence);
+        log.last().is_some_and(|last| last.sequence > replicated && !self.content.contains(last))
+    }
+
     /// How far everything goes that was received: applied, in the relay log, or kept aside.
     pub(crate) fn held(&self) -> GtidPosition {
         let aside = position(self.aside.last());

@@ -85,7 +85,7 @@ impl World {
                 format!("follows {}{demote}", host(&source.endpoint.host))
             }
             Action::StartReplication => "starts to replicate".to_owned(),
-            Action::StopReplication => "stops replicating".to_owned(),
+            Action::StopReceiving => "stops receiving".to_owned(),
         }
     }
 

@@ -28,10 +28,13 @@ impl Session {
         let sql = format!("SELECT ID AS id FROM information_schema.PROCESSLIST WHERE USER IN ({list})");
         let until = Instant::now() + GONE_LIMIT;
         let mut clear = 0;
-        while clear < 2 {
+        loop {
             let rows = self.rows("processlist", LIMIT, &sql).await?;
             if rows.is_empty() {
                 clear += 1;
+                if clear == 2 {
+                    return Ok(());
+                }
             } else {
                 clear = 0;
                 if Instant::now() > until {
@@ -48,7 +51,6 @@ impl Session {
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        Ok(())
     }
 
     /// The accounts may log in again.

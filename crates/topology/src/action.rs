@@ -108,8 +108,8 @@ pub enum Action {
     /// Stop the server cleanly and start it again (a new configuration or image option).
     RestartServer,
     /// Open for writes: locks first, then waits, then `read_only=OFF`, events on; a replication connection that is
-    /// still configured is stopped and forgotten first (`RESET SLAVE ALL`, never `RESET MASTER`; where that STOP hangs in
-    /// `connect()`, a drained and stopped SQL thread is enough, and the rest is done later). Only for the record's holder.
+    /// still configured is stopped first and forgotten when it is open (`RESET SLAVE ALL`, never `RESET MASTER`; where that STOP hangs
+    /// in `connect()`, a drained and stopped SQL thread is enough, and the rest is done later). Only for the record's holder.
     OpenForWrites {
         /// What is set on the way.
         opening: Opening,
@@ -177,6 +177,7 @@ pub enum Action {
     },
     /// `START SLAVE` (both threads), the configured source unchanged.
     StartReplication,
-    /// `STOP SLAVE` (both threads).
-    StopReplication,
+    /// `STOP SLAVE IO_THREAD`: nothing is promised by it, what was received is applied. In a switchover, while the old primary is
+    /// being locked: stopped after that, it would first try to log in there once more.
+    StopReceiving,
 }

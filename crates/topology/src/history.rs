@@ -117,11 +117,15 @@ impl History {
         Self { state, base: server.gtid_slave_pos.clone() }
     }
 
-    /// Is this transaction surely in the data? A pair that the binary log knows is judged by it alone. Of one that it
-    /// does not know, what lies before the base counts if it was written in one of the writer's own terms.
+    /// Is this transaction surely in the data? A pair that the binary log knows is judged by it, but for what the writer wrote in a term
+    /// that was passed over, before it wrote on in a later one. Of a pair that it does not know, what lies before the base counts if
+    /// it was written in one of the writer's own terms.
     pub fn contains(&self, gtid: Gtid, terms: &[Term]) -> bool {
         match self.state.0.get(&(gtid.domain, gtid.server_id)) {
-            Some(&sequence) => sequence >= gtid.sequence,
+            Some(&sequence) if sequence > gtid.sequence => {
+                out_of_term(Gtid { sequence, ..gtid }, terms) || !out_of_term(gtid, terms)
+            }
+            Some(&sequence) => sequence == gtid.sequence,
             None => self.base.sequence(gtid.domain) >= gtid.sequence && written_in_term(gtid, terms),
         }
     }
@@ -135,30 +139,67 @@ impl History {
             .map(|gtid| Errant {
                 domain: gtid.domain,
                 server_id: gtid.server_id,
-                known: self.state.0.get(&(gtid.domain, gtid.server_id)).copied().unwrap_or(0),
+                known: match self.state.0.get(&(gtid.domain, gtid.server_id)) {
+                    Some(&sequence) if sequence > gtid.sequence => last_in_term(gtid, terms),
+                    known => known.copied().unwrap_or(0),
+                },
                 last: gtid.sequence,
             })
             .collect()
     }
 }
 
+/// Is all of this, which a server has received, in its data? What it has replicated counts by its numbers. Beyond that only the very
+/// transaction counts: where somebody has written on a replica, what it wrote bears the numbers that the primary gives, too.
+pub fn has_applied(server: &ServerState, received: &GtidPosition) -> bool {
+    received.0.values().all(|&gtid| applied(server, gtid))
+}
+
+/// The same for one transaction.
+pub fn applied(server: &ServerState, gtid: Gtid) -> bool {
+    server.gtid_slave_pos.sequence(gtid.domain) >= gtid.sequence || server.gtid_binlog_state.has(gtid)
+}
+
+/// Was this surely not written while its writer was primary, or not taken over by those after it? What lies before the first known term
+/// is not judged.
+pub fn out_of_term(gtid: Gtid, terms: &[Term]) -> bool {
+    gtid.sequence > first_known(gtid.domain, terms) && !written_in_term(gtid, terms)
+}
+
+fn first_known(domain: u32, terms: &[Term]) -> u64 {
+    terms.first().map_or(u64::MAX, |term| term.start.sequence(domain))
+}
+
 /// Was this surely written while its writer was primary, and taken over by those after it? What lies before the first known
 /// term (the record was lost once) is not sure: to take it for granted there would let errant transactions pass as part of
 /// every history.
 pub fn written_in_term(gtid: Gtid, terms: &[Term]) -> bool {
+    line(gtid.domain, terms).any(|(term, until)| {
+        // Whoever wrote what a term began with: its primary had it.
+        let own =
+            term.server_id == gtid.server_id && (term.start.sequence(gtid.domain) + 1..=until).contains(&gtid.sequence);
+        own || term.start.0.get(&gtid.domain) == Some(&gtid)
+    })
+}
+
+/// The last transaction of this writer before this one that was taken over by those after it; 0: none is known.
+fn last_in_term(gtid: Gtid, terms: &[Term]) -> u64 {
+    let before = |(term, until): (&Term, u64)| {
+        (term.server_id == gtid.server_id && until < gtid.sequence && until > term.start.sequence(gtid.domain))
+            .then_some(until)
+    };
+    line(gtid.domain, terms).find_map(before).unwrap_or(0)
+}
+
+/// The terms that the last one goes back to, the latest first, each with what was taken over of it.
+fn line(domain: u32, terms: &[Term]) -> impl Iterator<Item = (&Term, u64)> {
     let (mut rest, mut until) = (terms, u64::MAX);
-    while let Some((term, before)) = rest.split_last() {
-        let start = term.start.sequence(gtid.domain);
-        if term.server_id == gtid.server_id && gtid.sequence > start && gtid.sequence <= until {
-            return true;
-        }
-        until = start;
-        if before.is_empty() {
-            break;
-        }
-        rest = &before[..=predecessor(term, gtid.domain, before)];
-    }
-    false
+    std::iter::from_fn(move || {
+        let (term, before) = rest.split_last()?;
+        let taken_over = std::mem::replace(&mut until, term.start.sequence(domain));
+        rest = if before.is_empty() { before } else { &before[..=predecessor(term, domain, before)] };
+        Some((term, taken_over))
+    })
 }
 
 /// The term that this one went on from: the last one whose primary wrote what this one started with. The terms in between
@@ -178,6 +219,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::scenario::replica_state;
 
     fn position(text: &str) -> GtidPosition {
         text.parse().expect("a position")
@@ -249,6 +291,34 @@ mod tests {
         assert!(!in_term("0-1-28"));
         let copy = history("0-3-34", "0-3-34");
         assert_eq!(errant(&copy, &history("0-1-28", ""), &terms), "up to 0-1-28");
+    }
+
+    /// Found by simulation: an acker on which somebody had written had received, and acknowledged, a transaction of the same number. It counted
+    /// as applied and was forgotten, and another member was made primary without it.
+    #[test]
+    fn what_somebody_wrote_on_a_replica_is_not_what_it_received_under_the_same_number() {
+        let mut server = replica_state("db-1", 2, "a").server.expect("a server");
+        (server.gtid_slave_pos, server.gtid_binlog_pos) = (position("0-1-37"), position("0-2-38"));
+        server.gtid_binlog_state = state("0-1-37,0-2-38");
+        assert!(has_applied(&server, &position("0-1-37")));
+        assert!(!has_applied(&server, &position("0-1-38")));
+        // As a copy: its own binary log knows nothing of what came before.
+        server.gtid_binlog_state = state("0-2-38");
+        assert!(has_applied(&server, &position("0-1-37")));
+    }
+
+    /// Found by simulation: while db-1 was down its primary lost its disk, another one went on without the last transactions, and then the
+    /// first one again, which soon had written more than db-1 had of it.
+    #[test]
+    fn a_writer_that_writes_again_does_not_cover_what_was_passed_over() {
+        let terms = [term(1, 1, ""), term(2, 3, "0-1-34"), term(3, 1, "0-3-43")];
+        let primary = history("0-1-300,0-3-43", "0-3-43");
+        assert_eq!(errant(&primary, &history("0-1-40", ""), &terms), "0-1-35..40");
+        assert_eq!(errant(&primary, &history("0-1-34", ""), &terms), "");
+        assert_eq!(errant(&primary, &history("0-1-200,0-3-43", ""), &terms), "");
+        // What was taken at a person's word is history, whoever wrote it.
+        let terms = [term(1, 1, ""), term(2, 5, "0-5-33")];
+        assert_eq!(errant(&history("0-1-30,0-5-60", ""), &history("0-5-33", ""), &terms), "");
     }
 
     #[test]

@@ -28,8 +28,8 @@ const SWITCHED: Duration = Duration::from_secs(1);
 /// What is remembered of a member.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
-    /// A command is on its way.
-    pub in_flight: bool,
+    /// Decisions whose commands are on their way.
+    on_the_way: u32,
     /// The last stamp that it accepted a command under; reports with a lower one are old news.
     pub sent: Option<Stamp>,
     /// Replication has not worked since, but for moments.
@@ -85,8 +85,10 @@ pub enum Kind {
     Follow,
     /// `START SLAVE`.
     StartReplication,
-    /// Receiving stopped.
+    /// Receiving stopped, and an epoch promised.
     Fence,
+    /// Receiving stopped.
+    StopReceiving,
     /// Accounts locked.
     Lock,
     /// Accounts unlocked.
@@ -116,6 +118,8 @@ pub struct Tries {
     pub error: Option<String>,
     /// What it was to bring about, where orders of one kind differ in that.
     aim: Option<Action>,
+    /// What was known before, without what was known before that.
+    before: Option<Box<Tries>>,
 }
 
 impl Kind {
@@ -133,6 +137,7 @@ impl Kind {
             Action::Follow { .. } => Self::Follow,
             Action::StartReplication => Self::StartReplication,
             Action::Fence => Self::Fence,
+            Action::StopReceiving => Self::StopReceiving,
             Action::Lock { .. } => Self::Lock,
             Action::Unlock { .. } => Self::Unlock,
             Action::CommitMarker => Self::Marker,
@@ -156,7 +161,7 @@ impl Kind {
             Self::Accounts => "setting up replication accounts on it",
             Self::Follow => "pointing it at its source",
             Self::StartReplication => "starting its replication",
-            Self::Fence => "stopping it from receiving",
+            Self::Fence | Self::StopReceiving => "stopping it from receiving",
             Self::Lock => "locking replicas out on it",
             Self::Unlock => "letting replicas in on it",
             Self::Marker => "committing a marker on it",
@@ -176,6 +181,7 @@ impl Kind {
             | Self::Demote
             | Self::Accounts
             | Self::Fence
+            | Self::StopReceiving
             | Self::Lock
             | Self::Unlock
             | Self::Marker
@@ -275,27 +281,35 @@ impl Memory {
         });
     }
 
-    /// A command goes out.
-    pub fn begin(&mut self, command: &Command, now: Time) {
-        self.in_flight = true;
-        if matches!(command.action, Action::CommitMarker) {
-            self.stranger = false;
-        }
-        let aim = aim(&command.action);
-        let fresh = Tries { count: 0, last: now, error: None, aim: None };
-        let tries = self.tries.entry(Kind::of(&command.action)).or_insert(fresh);
-        if tries.is_over(aim) {
-            tries.count = 0;
-        }
-        tries.aim = aim.cloned();
-        tries.count += 1;
-        tries.last = now;
-        tries.error = None;
+    /// Commands are on their way: those of one decision may overtake those of the next.
+    pub fn in_flight(&self) -> bool {
+        self.on_the_way > 0
     }
 
-    /// It is through: `Ok` when it was accepted and is done or under way.
+    /// The commands of a decision go out.
+    pub fn begin(&mut self, commands: &[Command], now: Time) {
+        self.on_the_way += 1;
+        for command in commands {
+            if matches!(command.action, Action::CommitMarker) {
+                self.stranger = false;
+            }
+            let aim = aim(&command.action);
+            let before = self.tries.remove(&Kind::of(&command.action));
+            let over = before.as_ref().is_none_or(|before| before.is_over(aim));
+            let count = if over { 1 } else { before.as_ref().map_or(0, |before| before.count) + 1 };
+            let before = before.map(|before| Box::new(Tries { before: None, ..before }));
+            self.tries
+                .insert(Kind::of(&command.action), Tries { count, last: now, error: None, aim: aim.cloned(), before });
+        }
+    }
+
+    /// The last answer to the commands of a decision is there.
+    pub fn back(&mut self) {
+        self.on_the_way = self.on_the_way.saturating_sub(1);
+    }
+
+    /// One is through: `Ok` when it was accepted and is done or under way.
     pub fn end(&mut self, command: &Command, result: Result<(), String>) {
-        self.in_flight = false;
         match result {
             Ok(()) => {
                 self.sent = self.sent.max(Some(command.stamp));
@@ -322,7 +336,7 @@ impl Memory {
     /// It is being opened for writes: the order is on its way, and nothing was ordered since.
     pub fn opening(&self) -> bool {
         let last = self.tries.values().map(|tries| tries.last).max();
-        self.in_flight && self.tries.get(&Kind::Open).is_some_and(|tries| Some(tries.last) == last)
+        self.in_flight() && self.tries.get(&Kind::Open).is_some_and(|tries| Some(tries.last) == last)
     }
 
     /// The last attempt of a kind that failed, and is not old news. (One that was not repeated when its pause was over is needed no more:
@@ -340,14 +354,10 @@ impl Memory {
 
     /// It could not take the command yet: as if nothing had been tried, and a moment's pause.
     pub fn busy(&mut self, command: &Command, now: Time) {
-        self.in_flight = false;
         self.not_before = now.after(BUSY);
         let kind = Kind::of(&command.action);
-        if let Some(tries) = self.tries.get_mut(&kind) {
-            tries.count = tries.count.saturating_sub(1);
-            if tries.count == 0 {
-                self.tries.remove(&kind);
-            }
+        if let Some(before) = self.tries.remove(&kind).and_then(|tries| tries.before) {
+            self.tries.insert(kind, *before);
         }
     }
 
@@ -431,7 +441,7 @@ mod tests {
         let command = Command { stamp: Stamp { epoch: 1, revision: 5 }, action: Action::StartReplication };
         let mut waits = Vec::new();
         for _ in 0..8 {
-            memory.begin(&command, at(100));
+            memory.begin(std::slice::from_ref(&command), at(100));
             memory.end(&command, Ok(()));
             waits.push(memory.wait_for(Kind::StartReplication, at(100)).as_secs());
         }
@@ -445,11 +455,11 @@ mod tests {
         let mut memory = Memory::default();
         let command = Command { stamp: Stamp::default(), action: Action::Unlock { accounts: Vec::new() } };
         for _ in 0..8 {
-            memory.begin(&command, at(100));
+            memory.begin(std::slice::from_ref(&command), at(100));
             memory.end(&command, Ok(()));
         }
         assert_eq!(memory.wait_until(&command.action, at(100)), SWITCHED);
-        memory.begin(&command, at(100));
+        memory.begin(std::slice::from_ref(&command), at(100));
         memory.end(&command, Err("no".to_owned()));
         assert!(memory.wait_until(&command.action, at(100)) > SWITCHED);
     }
@@ -461,12 +471,12 @@ mod tests {
         for round in 0..8 {
             let command = waits(round % 2 == 0);
             assert_eq!(memory.wait_until(&command.action, at(100)), Duration::ZERO);
-            memory.begin(&command, at(100));
+            memory.begin(std::slice::from_ref(&command), at(100));
             memory.end(&command, Ok(()));
             assert_eq!(memory.wait_until(&command.action, at(100)).as_secs(), 1);
         }
         // But what failed is not over.
-        memory.begin(&waits(true), at(200));
+        memory.begin(&[waits(true)], at(200));
         memory.end(&waits(true), Err("no".to_owned()));
         assert!(memory.wait_until(&waits(false).action, at(200)) > Duration::ZERO);
     }
@@ -476,7 +486,7 @@ mod tests {
         let close = |kill| Command { stamp: Stamp::default(), action: Action::SetReadOnly { grace_ms: 0, kill } };
         let mut memory = Memory::default();
         for _ in 0..4 {
-            memory.begin(&close(false), at(100));
+            memory.begin(&[close(false)], at(100));
             memory.end(&close(false), Err("sessions wait".to_owned()));
         }
         assert!(memory.wait_until(&close(false).action, at(100)) > Duration::ZERO);
@@ -487,10 +497,35 @@ mod tests {
     fn being_busy_is_no_failure() {
         let mut memory = Memory::default();
         let command = Command { stamp: Stamp::default(), action: Action::StartReplication };
-        memory.begin(&command, at(1));
+        memory.begin(std::slice::from_ref(&command), at(1));
         memory.busy(&command, at(1));
-        assert_eq!((memory.count(Kind::StartReplication), memory.in_flight), (0, false));
+        memory.back();
+        assert_eq!((memory.count(Kind::StartReplication), memory.in_flight()), (0, false));
         assert_eq!(memory.not_before, Time(1100));
+    }
+
+    /// Found on real servers: a primary that was busy when it was to open was asked again a second later, for it had been opened before.
+    #[test]
+    fn being_busy_leaves_what_was_known_as_it_was() {
+        let mut memory = Memory::default();
+        let command = Command { stamp: Stamp::default(), action: Action::Unlock { accounts: Vec::new() } };
+        memory.begin(std::slice::from_ref(&command), at(1));
+        memory.end(&command, Ok(()));
+        memory.begin(std::slice::from_ref(&command), at(100));
+        memory.busy(&command, at(100));
+        assert_eq!((memory.count(Kind::Unlock), memory.wait_for(Kind::Unlock, at(100))), (1, Duration::ZERO));
+    }
+
+    #[test]
+    fn an_answer_to_an_earlier_decision_leaves_the_next_ones_commands_on_their_way() {
+        let mut memory = Memory::default();
+        let command = Command { stamp: Stamp::default(), action: Action::StopReceiving };
+        memory.begin(std::slice::from_ref(&command), at(1));
+        memory.begin(std::slice::from_ref(&command), at(2));
+        memory.back();
+        assert!(memory.in_flight());
+        memory.back();
+        assert!(!memory.in_flight());
     }
 
     /// Found by simulation: what was ordered was done, its answer was lost, and the topology counted as broken for ten minutes.
@@ -498,7 +533,7 @@ mod tests {
     fn a_failure_that_is_not_repeated_is_over() {
         let mut memory = Memory::default();
         let command = Command { stamp: Stamp::default(), action: Action::Unlock { accounts: Vec::new() } };
-        memory.begin(&command, at(1));
+        memory.begin(std::slice::from_ref(&command), at(1));
         memory.end(&command, Err("no answer".to_owned()));
         assert_eq!(memory.failing(at(2)), Some((Kind::Unlock, "no answer")));
         assert_eq!(memory.failing(at(30)), None);
@@ -508,7 +543,8 @@ mod tests {
     fn a_minute_of_health_clears_the_counters() {
         let mut memory = Memory::default();
         memory.observe(&replica_state("db-1", 2, "a"), at(0), at(0));
-        memory.begin(&Command { stamp: Stamp::default(), action: Action::StartReplication }, at(1));
+        let command = Command { stamp: Stamp::default(), action: Action::StartReplication };
+        memory.begin(&[command], at(1));
         memory.observe(&replica_state("db-1", 2, "a"), at(59), at(59));
         assert_eq!(memory.count(Kind::StartReplication), 1);
         memory.observe(&replica_state("db-1", 2, "a"), at(61), at(61));

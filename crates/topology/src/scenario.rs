@@ -435,7 +435,10 @@ impl World {
                 self.opened.retain(|epoch, _| *epoch > command.stamp.epoch + 1);
             }
             Action::Follow { .. } => {
-                let open = self.members[member].state.server.as_ref().is_some_and(|server| !server.read_only);
+                // As far as reports tell that are not held up; its agent refuses as well.
+                let model = &self.members[member];
+                let seen = model.frozen.as_ref().map_or(&model.state, |(state, _)| state);
+                let open = seen.server.as_ref().is_some_and(|server| !server.read_only);
                 assert!(!open, "{member} is open, and would switch its waits off");
             }
             Action::Clone { replaces, .. } => match (own, replaces) {
@@ -477,14 +480,17 @@ impl World {
             .map(|(other, model)| (format!("{other}.ns.svc"), (model.state.server.clone(), model.content.clone())))
             .collect();
         let model = self.members.get_mut(member).expect("a member of this world");
-        model.memory.begin(command, now);
+        model.memory.begin(std::slice::from_ref(command), now);
+        model.memory.back();
         let answers = model.pod == Pod::Running && !model.silent && command.stamp >= model.state.accepted;
         if !answers {
             model.memory.end(command, Err("no answer".to_owned()));
             return;
         }
         self.log.push(format!("{member} {}", word(&command.action)));
-        if let Some(error) = model.refuses.clone() {
+        let open = model.state.server.as_ref().is_some_and(|server| !server.read_only);
+        let takes_writes = open && matches!(command.action, Action::Follow { .. });
+        if let Some(error) = model.refuses.clone().or(takes_writes.then(|| "the server takes writes".to_owned())) {
             model.memory.end(command, Err(error));
             return;
         }
@@ -583,6 +589,11 @@ impl World {
                             server.gtid_slave_pos = new.gtid_io_pos.clone();
                             server.replication = Some(new);
                             model.state.fence = None;
+                        }
+                        Action::StopReceiving => {
+                            if let Some(replication) = server.replication.as_mut() {
+                                replication.io = ThreadState::No;
+                            }
                         }
                         Action::StartReplication => {
                             model.state.fence = None;

@@ -190,7 +190,9 @@ impl Runner {
                 memory.busy(&command, self.clock.now());
             }
         }
-        memory.in_flight = !last;
+        if last {
+            memory.back();
+        }
         if let Some(state) = state {
             self.links.hear(&member, state);
         }
@@ -321,8 +323,8 @@ impl Runner {
                     action = ?topology::memory::Kind::of(&command.action),
                     "order"
                 );
-                self.memories.entry(member.clone()).or_default().begin(command, self.clock.now());
             }
+            self.memories.entry(member.clone()).or_default().begin(&commands, self.clock.now());
             let line = self.links.line(member);
             let (outcomes, member) = (self.outcomes.0.clone(), member.clone());
             tokio::spawn(async move {

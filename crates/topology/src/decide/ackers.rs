@@ -166,8 +166,8 @@ fn accounts_there(pass: &Pass<'_>, primary: Member<'_>) -> BTreeSet<String> {
     there
 }
 
-/// Somebody who is nobody's member may have acknowledged what no acker has. That is recorded before anything else is: whoever decides next
-/// may never hear of it.
+/// Somebody who is nobody's member may have acknowledged what no acker has. That is recorded before anything else is, a plan under way
+/// is void by it: whoever decides next may never hear of it.
 pub(super) fn strangers(pass: &mut Pass<'_>) -> Flow {
     let promised = pass.intent.replication && pass.intent.durability.promises() && !pass.record.solo;
     let Some(primary) = pass.primary().filter(|_| promised) else { return Flow::Next };

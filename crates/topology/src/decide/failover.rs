@@ -228,10 +228,12 @@ fn begin(pass: &mut Pass<'_>, cause: Cause) -> Flow {
     for member in fenced.into_iter().filter(|_| !mutant::is(Mutant::NoFence)) {
         pass.order_at_once(member, Action::Fence);
     }
-    if let Some(primary) = pass
-        .primary()
-        .filter(|primary| primary.server().is_some() || primary.state().is_some_and(|s| s.trouble.is_some()))
-    {
+    // Without a promise also one whose server is gone: its agent starts it by itself where nobody decides.
+    let promises = pass.intent.durability.promises();
+    let to_close = |primary: &Member<'_>| {
+        primary.state().is_some_and(|state| !promises || state.server.is_some() || state.trouble.is_some())
+    };
+    if let Some(primary) = pass.primary().filter(to_close) {
         pass.order_at_once(primary, Action::SetReadOnly { grace_ms: 0, kill: true });
     }
     Flow::Stop
@@ -287,6 +289,13 @@ pub(super) fn proceed(pass: &mut Pass<'_>, mut plan: Plan) -> Flow {
     }
     let confirmed = matches!(diagnose(pass), Diagnosis::Confirmed(_));
     let by_the_clock = !pass.intent.durability.promises() && !confirmed;
+    if !pass.intent.durability.promises() && confirmed && !has_heard(pass, &plan) {
+        if pass.now.since(plan.since) > FENCE_LIMIT {
+            return undo(pass, &plan, "the old primary's agent does not take the order to stay closed".to_owned());
+        }
+        pass.go_on(plan);
+        return Flow::Stop;
+    }
     if by_the_clock && !time_is_up(pass) {
         return undo(pass, &plan, "the primary has renewed the record".to_owned());
     }
@@ -308,6 +317,12 @@ pub(super) fn proceed(pass: &mut Pass<'_>, mut plan: Plan) -> Flow {
     let lost = lost(pass, &everything);
     note_then_promote(pass, &plan, cause, target, lost);
     Flow::Stop
+}
+
+/// Without a promise nothing but its own agent keeps an old primary whose server ended from taking writes: it may just have been started
+/// without a decision. That it is down counts when its agent has said so since it took this plan's order.
+fn has_heard(pass: &Pass<'_>, plan: &Plan) -> bool {
+    pass.primary().and_then(Member::state).is_none_or(|state| state.accepted >= plan.stamp)
 }
 
 /// What a fenced member holds of its primary's: not what was written on it alone, which others need not have.
@@ -354,7 +369,7 @@ fn drain(pass: &mut Pass<'_>, mut plan: Plan, target: Member<'_>) -> Flow {
         return undo(pass, &plan, format!("{name} does not apply what it has received"));
     }
     let stopped = target.state().is_some_and(|state| state.relay.is_some());
-    if stopped && target.seen.is_some_and(|seen| !seen.memory.in_flight) {
+    if stopped && target.seen.is_some_and(|seen| !seen.memory.in_flight()) {
         pass.order_patiently(target, Action::ReplayRelayLog);
     }
     pass.go_on(plan);
@@ -367,7 +382,7 @@ fn undo(pass: &mut Pass<'_>, plan: &Plan, why: String) -> Flow {
     pass.operation = Some(format!("the failover is given up for now: {why}"));
     pass.fail(NAME, why);
     for member in to_fence(pass) {
-        if member.state().is_some_and(|state| state.fence.is_some()) && !member.has_relay_log() {
+        if member.state().is_some_and(|state| state.fence.is_some()) && !member.has_relay_log(&pass.record.history) {
             pass.order_at_once(member, Action::StartReplication);
         }
     }

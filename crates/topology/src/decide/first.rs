@@ -296,7 +296,8 @@ fn catches_up(pass: &mut Pass<'_>, member: Member<'_>) -> bool {
     let applies = member.replication().is_some_and(|replication| replication.sql == ThreadState::Yes);
     let behind = !applied(member).covers(&held(member));
     let moves = applies && behind && still < pass.intent.failover.sync_timeout;
-    let replays = member.has_relay_log() && !member.seen.is_some_and(|seen| seen.memory.failed(Kind::Replay));
+    let replays =
+        member.has_relay_log(&pass.record.history) && !member.seen.is_some_and(|seen| seen.memory.failed(Kind::Replay));
     if !replays && !moves {
         return false;
     }

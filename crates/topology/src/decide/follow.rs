@@ -68,7 +68,11 @@ pub(super) fn beside_the_new_primary(pass: &mut Pass<'_>, primary: Member<'_>) -
         // It has replicated, so that its account is there; and not locked from when this one was primary before: it would be
         // refused, and try again a second later.
         .filter(|member| member.replication().is_some() && !locked.contains(&pass.intent.account(member.intent)))
-        .filter(|member| !pass.excluded.contains(member.name()) && !member.intent.hands_off && !member.has_relay_log())
+        .filter(|member| {
+            !pass.excluded.contains(member.name())
+                && !member.intent.hands_off
+                && !member.has_relay_log(&pass.record.history)
+        })
         // Nothing of its own, applied or not.
         .filter(|member| applied(*member).covers(&held(*member)) && all.covers(&held(*member)))
         .filter(|member| member.verdict(primary, &pass.next.history) == Some(Verdict::Clean))
@@ -97,7 +101,7 @@ fn needs_the_password(member: Member<'_>, primary: Member<'_>) -> bool {
     let refused = member.replication().and_then(|replication| replication.io_error.as_ref());
     let set = primary.seen.is_some_and(|seen| {
         let memory = &seen.memory;
-        memory.count(Kind::Accounts) > 0 && !memory.in_flight && !memory.failed(Kind::Accounts)
+        memory.count(Kind::Accounts) > 0 && !memory.in_flight() && !memory.failed(Kind::Accounts)
     });
     set && refused.is_some_and(|error| error.errno == ACCESS_DENIED)
 }

@@ -4,7 +4,7 @@ use super::pass::Pass;
 use super::repair::{LOG_RESET, Need, need, words};
 use super::view::{self, Member};
 use crate::gtid::GtidPosition;
-use crate::history::{Errant, written_in_term};
+use crate::history::{self, Errant};
 use crate::plan::{Judged, Verdict};
 
 /// All that a member holds: applied, received, or in relay log files.
@@ -36,10 +36,7 @@ pub(super) fn out_of_term(pass: &Pass<'_>, member: Member<'_>) -> Vec<Errant> {
     server
         .gtid_binlog_state
         .transactions()
-        .filter(|&gtid| {
-            let first = terms.first().map_or(0, |term| term.start.sequence(gtid.domain));
-            gtid.sequence > first && !written_in_term(gtid, terms)
-        })
+        .filter(|&gtid| history::out_of_term(gtid, terms))
         .map(|gtid| Errant { domain: gtid.domain, server_id: gtid.server_id, known: 0, last: gtid.sequence })
         .collect()
 }

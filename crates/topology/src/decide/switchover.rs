@@ -1,6 +1,7 @@
 //! A planned change of primary (docs/failover.md, section 7).
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::course::{note_change, note_rollback};
 use super::diagnose::{Diagnosis, diagnose};
@@ -12,11 +13,14 @@ use super::view::Member;
 use crate::action::Action;
 use crate::decision::{Refusal, list};
 use crate::gtid::GtidPosition;
-use crate::member::MemberName;
+use crate::member::{MemberName, ThreadState};
 use crate::memory::Kind;
 use crate::plan::{Cause, Phase, Plan, PlanKind, SwitchStep, Verdict};
 
 const NAME: &str = "switchover";
+
+/// The others stop receiving within; one that does not follows later.
+const SIBLINGS_LIMIT: Duration = Duration::from_millis(100);
 
 struct Asked {
     cause: Cause,
@@ -223,7 +227,7 @@ pub(super) fn proceed(pass: &mut Pass<'_>, mut plan: Plan) -> Flow {
         return roll_back(pass, &plan, &cause, format!("{} fell silent", target.name()));
     }
     let failed = |member: Member<'_>, kind| member.seen.is_some_and(|seen| seen.memory.failed(kind));
-    let idle = |member: Member<'_>| member.seen.is_some_and(|seen| !seen.memory.in_flight);
+    let idle = |member: Member<'_>| member.seen.is_some_and(|seen| !seen.memory.in_flight());
     match step {
         SwitchStep::Close => {
             if failed(primary, Kind::Close) {
@@ -232,6 +236,7 @@ pub(super) fn proceed(pass: &mut Pass<'_>, mut plan: Plan) -> Flow {
             if server.read_only && idle(primary) {
                 plan.phases.push((Phase::Noticed, plan.since));
                 plan.phases.push((Phase::Fenced, pass.now));
+                stop_siblings(pass, primary, target);
                 return reach(pass, plan, target, server.gtid_binlog_pos.clone());
             }
         }
@@ -246,6 +251,7 @@ pub(super) fn proceed(pass: &mut Pass<'_>, mut plan: Plan) -> Flow {
                 let but = target_and_primary_accounts(pass, primary);
                 set_step(&mut plan, SwitchStep::LockOut(position), pass.now);
                 pass.order_at_once(primary, Action::Lock { accounts: but });
+                pass.order_at_once(target, Action::StopReceiving);
                 pass.go_on(plan);
                 return Flow::Stop;
             }
@@ -257,7 +263,9 @@ pub(super) fn proceed(pass: &mut Pass<'_>, mut plan: Plan) -> Flow {
             let all: BTreeSet<String> = target_and_primary_accounts(pass, primary).into_iter().collect();
             let locks = primary.state().map(|state| &state.locks);
             let locked = locks.is_some_and(|locks| locks.stamp == plan.stamp && locks.accounts.is_superset(&all));
-            if locked && idle(primary) {
+            let waited = pass.now.since(plan.step_since) > SIBLINGS_LIMIT;
+            let siblings = waited || pass.others().into_iter().filter(|other| other.state().is_some()).all(idle);
+            if locked && idle(primary) && idle(target) && siblings {
                 return complete_if_equal(pass, plan, cause, primary, target, &position);
             }
         }
@@ -283,10 +291,26 @@ fn set_step(plan: &mut Plan, to: SwitchStep, now: crate::Time) {
 
 fn reach(pass: &mut Pass<'_>, mut plan: Plan, target: Member<'_>, position: GtidPosition) -> Flow {
     let limit_ms = u32::try_from(pass.intent.failover.sync_timeout.as_millis()).unwrap_or(u32::MAX);
+    if target.replication().is_some_and(|replication| replication.io == ThreadState::No) {
+        pass.order_at_once(target, Action::StartReplication);
+    }
     pass.order_at_once(target, Action::AwaitPosition { position: position.clone(), limit_ms });
     set_step(&mut plan, SwitchStep::Reach(position), pass.now);
     pass.go_on(plan);
     Flow::Stop
+}
+
+/// The other ackers receive nothing more from the old primary: what they lack they get from the new one, and are there sooner. Stopped once they
+/// are locked out, each would first try to log in again, to end what is left of its connection. Given up, the switchover leaves
+/// them to the rule for threads that stopped.
+fn stop_siblings(pass: &mut Pass<'_>, primary: Member<'_>, target: Member<'_>) {
+    for member in pass.others() {
+        let acker = member.data_id().is_some_and(|data_id| pass.record.is_acker(data_id));
+        let here = follows(member, &pass.intent.source(member.intent, primary.intent));
+        if acker && here && member.replicates() && member.name() != target.name() && pass.can_order(member) {
+            pass.order(member, Action::StopReceiving);
+        }
+    }
 }
 
 /// Nobody can acknowledge any more on the old primary. If it has written nothing since (root may have), the target has

@@ -1,6 +1,7 @@
 //! One member in one pass: what is wanted of it and what is seen of it.
 
-use crate::history::{Errant, History};
+use crate::gtid::Gtid;
+use crate::history::{Errant, History, out_of_term};
 use crate::intent::MemberIntent;
 use crate::member::{DataId, MemberName, MemberState, Phase, ReplicationState, ServerState, ThreadState, Volume};
 use crate::memory;
@@ -106,7 +107,7 @@ impl<'a> Member<'a> {
 
     /// It can take an order now.
     pub(super) fn free(self) -> bool {
-        self.seen.is_some_and(|seen| !seen.memory.in_flight)
+        self.seen.is_some_and(|seen| !seen.memory.in_flight())
             && matches!(
                 self.phase(),
                 Some(Phase::Waiting | Phase::Running | Phase::Failed { .. } | Phase::ConfigRefused { .. })
@@ -129,9 +130,11 @@ impl<'a> Member<'a> {
         }
     }
 
-    /// Both threads are stopped, and the relay log holds more than is applied: starting either thread would throw it away.
-    pub(super) fn has_relay_log(self) -> bool {
-        self.state().is_some_and(|state| state.relay.is_some())
+    /// Both threads are stopped, and the relay log holds more than is applied: starting either thread would throw it away. (What a change of
+    /// primary has passed over nobody needs, and it cannot be applied next to what was written in its place.)
+    pub(super) fn has_relay_log(self, terms: &[Term]) -> bool {
+        let relay = self.state().and_then(|state| state.relay.as_ref());
+        relay.is_some_and(|relay| relay.0.values().any(|gtid| !out_of_term(*gtid, terms)))
     }
 
     /// Both threads run, from the member named.
@@ -160,9 +163,10 @@ impl<'a> Member<'a> {
         if errant.is_empty() {
             return Some(Verdict::Clean);
         }
-        // What the primary itself writes now it may have written since it last reported. Next to others that are surely not
-        // its, they count: what is named here is saved before the member is seeded afresh.
-        let doubtful = errant.iter().all(|e| e.server_id == primary.intent.server_id);
+        // What the primary itself writes now it may have written since it last reported (but not what it wrote in a term that was passed
+        // over). Next to others that are surely not its, they count: what is named here is saved before the member is seeded afresh.
+        let last = |e: &Errant| Gtid { domain: e.domain, server_id: e.server_id, sequence: e.last };
+        let doubtful = errant.iter().all(|e| e.server_id == primary.intent.server_id && !out_of_term(last(e), terms));
         let later = primary.answered_at()?.0 > self.seen?.memory.still_since.0 + SAMPLING_MS;
         Some(if doubtful && !later { Verdict::Undecided } else { Verdict::Errant(errant) })
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{log, reasons};
 use crate::decision::Decision;
 use crate::intent::{Durability, Request};
-use crate::member::Phase;
+use crate::member::{Phase, ThreadState};
 use crate::observation::Pod;
 use crate::plan::{Change, Forecast, Outcome};
 use crate::scenario::{World, intent, name};
@@ -443,6 +443,41 @@ fn a_target_that_does_not_follow_rolls_back() {
     world.member("db-1").cut = false;
     assert!(world.settle().report.health.ok);
     assert!(!world.record.solo && !world.server("db-0").read_only);
+}
+
+#[test]
+fn the_others_stop_receiving_for_a_switchover_and_receive_again_when_it_is_given_up() {
+    let mut world = safe(3);
+    let wish = Request { id: "1".to_owned(), target: Some(name("db-1")), why: "asked by the test".to_owned() };
+    world.intent.request = Some(wish);
+    log(&mut world);
+    for _ in 0..3 {
+        world.pass(|_| true);
+    }
+    assert!(log(&mut world).contains("db-2 StopReceiving"));
+    assert_eq!(world.replication("db-2").io, ThreadState::No);
+    world.member("db-1").silent = true;
+    let decision = change(&mut world);
+    assert!(matches!(the_change(decision).outcome, Outcome::RolledBack { .. }));
+    world.run_for(2);
+    assert_eq!((world.replication("db-2").io, world.server("db-0").read_only), (ThreadState::Yes, false));
+}
+
+#[test]
+fn a_target_receives_again_what_root_has_written_while_replicas_were_locked_out() {
+    let mut world = safe(3);
+    world.intent.request =
+        Some(Request { id: "1".to_owned(), target: Some(name("db-1")), why: "asked by the test".to_owned() });
+    while world.replication("db-1").io == ThreadState::Yes {
+        world.pass(|_| true);
+    }
+    world.write("db-0", 1);
+    let told = the_change(change(&mut world));
+    assert_eq!((told.outcome, holder(&world)), (Outcome::Done, "db-1"));
+    assert!(world.server("db-1").gtid_binlog_state.has("0-1-1".parse().expect("a GTID")));
+    world.settle();
+    let all = world.member("db-0").content.clone();
+    assert_eq!(world.member("db-1").content, all);
 }
 
 #[test]

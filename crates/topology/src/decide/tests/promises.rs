@@ -128,6 +128,27 @@ fn a_stranger_that_was_seen_counts_before_it_is_recorded() {
     assert_eq!(reasons(&world.run_for(10)), ["SoloPrimary"]);
 }
 
+/// Found by simulation: the failover was under way already when the cut off primary could be heard again, and told of a stranger.
+#[test]
+fn a_stranger_that_is_heard_of_in_the_middle_of_a_failover_ends_it() {
+    let mut world = safe(3);
+    world.kill_server("db-0");
+    world.pass(|_| true);
+    let fenced = |world: &mut World| world.member("db-1").state.fence.is_some();
+    for _ in 0..100 {
+        if fenced(&mut world) {
+            break;
+        }
+        world.pass(|_| true);
+    }
+    assert!(fenced(&mut world) && holder(&world) == "db-0");
+    world.member("db-0").state.strangers = 1;
+    world.pass(|_| true);
+    assert_eq!((holder(&world), world.record.solo), ("db-0", true));
+    world.settle();
+    assert_eq!(holder(&world), "db-0", "it was started again");
+}
+
 #[test]
 fn strictly_a_primary_that_no_acker_hears_is_replaced() {
     let mut world = world(3, Durability::Strict);
