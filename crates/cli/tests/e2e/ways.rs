@@ -30,6 +30,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// A fault that shall not move the primary lasts so long: `failover.timeout` of these objects, and more.
 const LASTS: Duration = Duration::from_secs(5);
 const ROOT: &str = "db";
+const PAST: &str = "2001-01-01T00:00:00.000000Z";
+const FUTURE: &str = "2099-01-01T00:00:00.000000Z";
 const MEMBERS: [&str; 3] = ["db-0", "db-1", "db-2"];
 const ROWS: u64 = 20;
 
@@ -237,6 +239,13 @@ fn all_members_go_and_one_stays_away(cluster: &Cluster, namespace: &str) -> Resu
     await_rows(cluster, namespace, &MEMBERS, rows)
 }
 
+/// Writes a time of renewal into the record, as an agent whose clock has jumped would.
+fn renewed_at(cluster: &Cluster, namespace: &str, time: &str) -> Result<(), Failure> {
+    let patch = format!(r#"{{"spec":{{"renewTime":"{time}"}}}}"#);
+    let lease = format!("{ROOT}-topology");
+    cluster.kubectl(&["patch", "lease", &lease, "-n", namespace, "--type=merge", "-p", &patch]).map(drop)
+}
+
 /// `durability: Available`: no acknowledgement bounds a primary that nobody hears; the Lease does.
 fn time_decides_where_nothing_is_promised(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
     if sandbox_only(cluster, "time_decides_where_nothing_is_promised") {
@@ -268,13 +277,25 @@ fn time_decides_where_nothing_is_promised(cluster: &Cluster, namespace: &str) ->
         std::thread::sleep(Duration::from_millis(200));
     }
     ground.end(undo)?;
+    // The clock of whoever renewed it last has jumped, forth and back.
+    for time in [FUTURE, PAST] {
+        let until = Instant::now() + LASTS + Duration::from_secs(2);
+        while Instant::now() < until {
+            renewed_at(cluster, namespace, time)?;
+            if closed(&old)? {
+                return Err(broken(format_args!("{old} was closed for a time stamp of {time}")));
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
     cluster.await_healthy(namespace, ROOT, MINUTE)?;
     if primary(cluster, namespace, ROOT)? != old {
         return Err(broken(format_args!("{old} is the primary no more: {}", newest(cluster, namespace)?)));
     }
-    // Cut off from all.
+    // Cut off from all; its clock was far ahead.
     let began = Instant::now();
     let undo = ground.begin(Kind::NodeCutOff, &old)?;
+    renewed_at(cluster, namespace, FUTURE)?;
     let now = await_other_primary(cluster, namespace, ROOT, &old);
     let took = began.elapsed();
     let written = now.and_then(|_| write_somewhere(cluster, namespace));

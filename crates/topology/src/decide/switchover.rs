@@ -114,6 +114,7 @@ pub(super) fn consider(pass: &mut Pass<'_>) -> Flow {
     pass.begin(PlanKind::Switchover { cause: asked.cause, target: target.name().clone(), step: SwitchStep::Close });
     let grace_ms = u32::try_from(pass.intent.failover.grace.as_millis()).unwrap_or(u32::MAX);
     pass.order(primary, Action::SetReadOnly { grace_ms, kill: false });
+    stop_siblings(pass, primary, target);
     Flow::Stop
 }
 
@@ -236,7 +237,6 @@ pub(super) fn proceed(pass: &mut Pass<'_>, mut plan: Plan) -> Flow {
             if server.read_only && idle(primary) {
                 plan.phases.push((Phase::Noticed, plan.since));
                 plan.phases.push((Phase::Fenced, pass.now));
-                stop_siblings(pass, primary, target);
                 return reach(pass, plan, target, server.gtid_binlog_pos.clone());
             }
         }
@@ -244,7 +244,8 @@ pub(super) fn proceed(pass: &mut Pass<'_>, mut plan: Plan) -> Flow {
             if failed(target, Kind::Await) {
                 return roll_back(pass, &plan, &cause, format!("{} did not reach {position}", target.name()));
             }
-            if applied(target).covers(&position) {
+            // A report may overtake the answer to the order: until that is there, its agent would refuse the next one.
+            if applied(target).covers(&position) && idle(target) {
                 if !pass.intent.durability.promises() {
                     return complete_if_equal(pass, plan, cause, primary, target, &position);
                 }
