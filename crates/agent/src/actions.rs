@@ -111,6 +111,7 @@ fn name(action: &Action) -> &'static str {
         Action::EnsureReplicationAccounts { .. } => "EnsureReplicationAccounts",
         Action::Follow { .. } => "Follow",
         Action::StartReplication => "StartReplication",
+        Action::PointAt { .. } => "PointAt",
         Action::StopReceiving => "StopReceiving",
     }
 }
@@ -191,6 +192,7 @@ async fn act(shared: &Arc<Shared>, turn: Turn, stamp: Stamp, action: Action) -> 
             seen(shared, &mut session).await;
             Ok(Outcome::Done)
         }
+        Action::PointAt { source } => point_at(shared, &source).await,
         Action::StopReceiving => {
             let mut session = session(shared).await?;
             let stopped = session.stop_receiving(STOP_RECEIVING_LIMIT).await;
@@ -407,6 +409,25 @@ async fn stop_waiting(shared: &Arc<Shared>, session: &mut sql::Session) -> Resul
         return Err(failed("SessionsWait", "sessions waited for an acknowledgement: the server was killed"));
     }
     session.set_waiting(Waits::Off).await.map_err(|e| statement(&e))
+}
+
+/// As to follow it, but for the start.
+async fn point_at(shared: &Arc<Shared>, source: &Source) -> Result<Outcome, Refusal> {
+    let password = replication_password(shared)?;
+    let ca = shared.places.server_tls.join("ca.crt");
+    let mut session = session(shared).await?;
+    stop_waiting(shared, &mut session).await?;
+    remember(&shared.told.source, None);
+    session.stop_replication().await.map_err(|e| statement(&e))?;
+    relay::keep(shared, &mut session).await?;
+    let follow = sql::Follow { source, password: &password, demote: false, password_known: false, ca: &ca };
+    {
+        let _moving = state::moving(shared);
+        session.point_at(&follow).await.map_err(|e| statement(&e))?;
+    }
+    remember(&shared.told.source, Some((source.clone(), password)));
+    seen(shared, &mut session).await;
+    Ok(Outcome::Done)
 }
 
 async fn follow(shared: &Arc<Shared>, source: &Source, demote: bool) -> Result<Outcome, Refusal> {

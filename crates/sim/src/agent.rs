@@ -307,6 +307,20 @@ impl World {
                     self.keep_relay_log_aside(n)?;
                 }
             }
+            Action::PointAt { source } => {
+                if !process.read_only {
+                    return refuse("it is open");
+                }
+                let Some(source) = self.by_host(&source.endpoint.host) else { return refuse("no such host") };
+                self.disconnect(n);
+                if self.members[n].disk.source != Some(source) {
+                    if let Some(process) = self.members[n].process.as_mut() {
+                        (process.io, process.sql, process.diverged) = (Io::No, false, false);
+                    }
+                    self.keep_relay_log_aside(n)?;
+                    self.members[n].disk.source = Some(source);
+                }
+            }
             Action::StopReceiving => {
                 if process.io != Io::No && !process.sql && !process.diverged {
                     process.sql = true;

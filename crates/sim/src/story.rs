@@ -85,6 +85,9 @@ impl World {
                 format!("follows {}{demote}", host(&source.endpoint.host))
             }
             Action::StartReplication => "starts to replicate".to_owned(),
+            Action::PointAt { source } => {
+                format!("is pointed at {}", source.endpoint.host.split('.').next().unwrap_or_default())
+            }
             Action::StopReceiving => "stops receiving".to_owned(),
         }
     }

@@ -326,6 +326,12 @@ impl Session {
 
     /// Replicates from this source from now on. Both threads are stopped; what the relay log held is gone afterwards.
     pub async fn follow(&mut self, follow: &Follow<'_>) -> Result<(), SqlError> {
+        self.point_at(follow).await?;
+        self.start_replication().await
+    }
+
+    /// `CHANGE MASTER`; replication is stopped.
+    pub async fn point_at(&mut self, follow: &Follow<'_>) -> Result<(), SqlError> {
         let Source { endpoint, user, tls, connect_retry, heartbeat_ms, delay } = follow.source;
         // Every MASTER_SSL option each time: some survive RESET SLAVE ALL.
         let ssl = if *tls {
@@ -348,8 +354,7 @@ impl Session {
             password = quote(follow.password),
             heartbeat = f64::from(*heartbeat_ms) / 1000.0,
         );
-        self.run("CHANGE MASTER", CHANGE_LIMIT, &sql).await?;
-        self.start_replication().await
+        self.run("CHANGE MASTER", CHANGE_LIMIT, &sql).await
     }
 
     /// `START SLAVE`.

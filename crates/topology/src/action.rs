@@ -177,6 +177,11 @@ pub enum Action {
     },
     /// `START SLAVE` (both threads), the configured source unchanged.
     StartReplication,
+    /// `CHANGE MASTER` to this source, both threads left stopped: in a switchover, so that less is left to do when that one is open.
+    PointAt {
+        /// The source.
+        source: Source,
+    },
     /// `STOP SLAVE IO_THREAD`: nothing is promised by it, what was received is applied. In a switchover, while the old primary is
     /// being locked: stopped after that, it would first try to log in there once more.
     StopReceiving,

@@ -89,6 +89,8 @@ pub enum Kind {
     Fence,
     /// Receiving stopped.
     StopReceiving,
+    /// `CHANGE MASTER`, and no `START SLAVE` yet.
+    PointAt,
     /// Accounts locked.
     Lock,
     /// Accounts unlocked.
@@ -138,6 +140,7 @@ impl Kind {
             Action::StartReplication => Self::StartReplication,
             Action::Fence => Self::Fence,
             Action::StopReceiving => Self::StopReceiving,
+            Action::PointAt { .. } => Self::PointAt,
             Action::Lock { .. } => Self::Lock,
             Action::Unlock { .. } => Self::Unlock,
             Action::CommitMarker => Self::Marker,
@@ -159,7 +162,7 @@ impl Kind {
             Self::Open => "opening it for writes",
             Self::Close | Self::Demote => "setting it read-only",
             Self::Accounts => "setting up replication accounts on it",
-            Self::Follow => "pointing it at its source",
+            Self::Follow | Self::PointAt => "pointing it at its source",
             Self::StartReplication => "starting its replication",
             Self::Fence | Self::StopReceiving => "stopping it from receiving",
             Self::Lock => "locking replicas out on it",
@@ -182,6 +185,7 @@ impl Kind {
             | Self::Accounts
             | Self::Fence
             | Self::StopReceiving
+            | Self::PointAt
             | Self::Lock
             | Self::Unlock
             | Self::Marker

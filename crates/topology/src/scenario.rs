@@ -590,6 +590,14 @@ impl World {
                             server.replication = Some(new);
                             model.state.fence = None;
                         }
+                        Action::PointAt { source } => {
+                            let received =
+                                server.replication.as_ref().map(|r| r.gtid_io_pos.clone()).unwrap_or_default();
+                            let mut new = replication(&source.endpoint.host, server_id);
+                            (new.io, new.sql) = (ThreadState::No, ThreadState::No);
+                            new.gtid_io_pos = server.gtid_slave_pos.furthest(&received);
+                            server.replication = Some(new);
+                        }
                         Action::StopReceiving => {
                             if let Some(replication) = server.replication.as_mut() {
                                 replication.io = ThreadState::No;

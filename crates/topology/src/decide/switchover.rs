@@ -253,6 +253,7 @@ pub(super) fn proceed(pass: &mut Pass<'_>, mut plan: Plan) -> Flow {
                 set_step(&mut plan, SwitchStep::LockOut(position), pass.now);
                 pass.order_at_once(primary, Action::Lock { accounts: but });
                 pass.order_at_once(target, Action::StopReceiving);
+                point_siblings(pass, target);
                 pass.go_on(plan);
                 return Flow::Stop;
             }
@@ -266,7 +267,9 @@ pub(super) fn proceed(pass: &mut Pass<'_>, mut plan: Plan) -> Flow {
             let locked = locks.is_some_and(|locks| locks.stamp == plan.stamp && locks.accounts.is_superset(&all));
             let waited = pass.now.since(plan.step_since) > SIBLINGS_LIMIT;
             let siblings = waited || pass.others().into_iter().filter(|other| other.state().is_some()).all(idle);
-            if locked && idle(primary) && idle(target) && siblings {
+            if !(locked && idle(primary)) {
+                point_siblings(pass, target);
+            } else if idle(target) && siblings {
                 return complete_if_equal(pass, plan, cause, primary, target, &position);
             }
         }
@@ -310,6 +313,23 @@ fn stop_siblings(pass: &mut Pass<'_>, primary: Member<'_>, target: Member<'_>) {
         let here = follows(member, &pass.intent.source(member.intent, primary.intent));
         if acker && here && member.replicates() && member.name() != target.name() && pass.can_order(member) {
             pass.order(member, Action::StopReceiving);
+        }
+    }
+}
+
+/// Those that have stopped receiving, and have applied all of it, are pointed at the target.
+fn point_siblings(pass: &mut Pass<'_>, target: Member<'_>) {
+    for member in pass.others() {
+        let source = pass.intent.source(member.intent, target.intent);
+        let stopped = member.replication().is_some_and(|replication| {
+            replication.io == ThreadState::No
+                && replication.sql == ThreadState::Yes
+                && replication.host != source.endpoint.host
+        });
+        let acker = member.data_id().is_some_and(|data_id| pass.record.is_acker(data_id));
+        let ready = stopped && acker && applied(member).covers(&judge::held(member));
+        if ready && member.name() != target.name() && pass.can_order(member) {
+            pass.order(member, Action::PointAt { source });
         }
     }
 }
