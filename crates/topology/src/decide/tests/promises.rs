@@ -149,6 +149,22 @@ fn a_stranger_that_is_heard_of_in_the_middle_of_a_failover_ends_it() {
     assert_eq!(holder(&world), "db-0", "it was started again");
 }
 
+/// Found by simulation: a primary whose server had ended was started by its own agent, and another one was made primary on its last report.
+#[test]
+fn without_a_promise_a_server_that_ended_counts_when_its_agent_has_taken_the_order() {
+    let ended = |takes_orders: bool| {
+        let mut world = world(3, Durability::Available { semi_sync: false });
+        world.member("db-0").refuses = (!takes_orders).then(|| "it starts without a decision".to_owned());
+        world.kill_server("db-0");
+        for _ in 0..20 {
+            world.pass(|_| true);
+        }
+        holder(&world).to_owned()
+    };
+    assert_ne!(ended(true), "db-0");
+    assert_eq!(ended(false), "db-0");
+}
+
 #[test]
 fn strictly_a_primary_that_no_acker_hears_is_replaced() {
     let mut world = world(3, Durability::Strict);
