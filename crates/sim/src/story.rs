@@ -85,9 +85,7 @@ impl World {
                 format!("follows {}{demote}", host(&source.endpoint.host))
             }
             Action::StartReplication => "starts to replicate".to_owned(),
-            Action::PointAt { source } => {
-                format!("is pointed at {}", source.endpoint.host.split('.').next().unwrap_or_default())
-            }
+            Action::PointAt { source } => format!("is pointed at {}", host(&source.endpoint.host)),
             Action::StopReceiving => "stops receiving".to_owned(),
         }
     }

@@ -182,7 +182,7 @@ pub enum Action {
         /// The source.
         source: Source,
     },
-    /// `STOP SLAVE IO_THREAD`: nothing is promised by it, what was received is applied. In a switchover, while the old primary is
-    /// being locked: stopped after that, it would first try to log in there once more.
+    /// `STOP SLAVE IO_THREAD`: nothing is promised by it, what was received is applied. In a switchover, before the old
+    /// primary locks it out: stopped after that, it would first try to log in there once more.
     StopReceiving,
 }

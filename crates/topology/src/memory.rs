@@ -298,12 +298,12 @@ impl Memory {
                 self.stranger = false;
             }
             let aim = aim(&command.action);
-            let before = self.tries.remove(&Kind::of(&command.action));
+            let kind = Kind::of(&command.action);
+            let before = self.tries.remove(&kind);
             let over = before.as_ref().is_none_or(|before| before.is_over(aim));
             let count = if over { 1 } else { before.as_ref().map_or(0, |before| before.count) + 1 };
             let before = before.map(|before| Box::new(Tries { before: None, ..before }));
-            self.tries
-                .insert(Kind::of(&command.action), Tries { count, last: now, error: None, aim: aim.cloned(), before });
+            self.tries.insert(kind, Tries { count, last: now, error: None, aim: aim.cloned(), before });
         }
     }
 

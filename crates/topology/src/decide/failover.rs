@@ -63,7 +63,7 @@ pub(super) fn obstacle(pass: &Pass<'_>) -> Option<Refusal> {
         }
     }
     let fit = |member: &Member<'_>| {
-        let acker = member.data_id().is_some_and(|id| pass.record.is_acker(id));
+        let acker = pass.is_acker(*member);
         (acker || !pass.intent.durability.promises()) && matches!(judge::verdict(pass, *member), Verdict::Fit)
     };
     if candidates.iter().any(fit) {
@@ -242,16 +242,10 @@ fn begin(pass: &mut Pass<'_>, cause: Cause) -> Flow {
 /// All ackers; without a promise, all candidates that answer.
 fn to_fence<'a>(pass: &Pass<'a>) -> Vec<Member<'a>> {
     let promises = pass.intent.durability.promises();
-    pass.others()
-        .into_iter()
-        .filter(|member| {
-            if promises {
-                member.data_id().is_some_and(|id| pass.record.is_acker(id))
-            } else {
-                member.intent.candidate && member.server().is_some()
-            }
-        })
-        .collect()
+    let fenced = |member: &Member<'_>| {
+        if promises { pass.is_acker(*member) } else { member.intent.candidate && member.server().is_some() }
+    };
+    pass.others().into_iter().filter(fenced).collect()
 }
 
 /// The next step.
@@ -288,8 +282,9 @@ pub(super) fn proceed(pass: &mut Pass<'_>, mut plan: Plan) -> Flow {
         return undo(pass, &plan, "the primary is back".to_owned());
     }
     let confirmed = matches!(diagnose(pass), Diagnosis::Confirmed(_));
-    let by_the_clock = !pass.intent.durability.promises() && !confirmed;
-    if !pass.intent.durability.promises() && confirmed && !has_heard(pass, &plan) {
+    let promises = pass.intent.durability.promises();
+    let by_the_clock = !promises && !confirmed;
+    if !promises && confirmed && !has_heard(pass, &plan) {
         if pass.now.since(plan.since) > FENCE_LIMIT {
             return undo(pass, &plan, "the old primary's agent does not take the order to stay closed".to_owned());
         }

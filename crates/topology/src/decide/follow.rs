@@ -112,7 +112,7 @@ fn let_in(pass: &Pass<'_>, member: Member<'_>, primary: Member<'_>, source: &Sou
         return true;
     }
     let locked = primary.state().is_some_and(|state| state.locks.accounts.contains(&source.user));
-    member.data_id().is_some_and(|data_id| pass.record.is_acker(data_id)) && !locked
+    pass.is_acker(member) && !locked
 }
 
 /// Pointing it elsewhere throws its relay log away: what is in there is applied first, as long as that moves.

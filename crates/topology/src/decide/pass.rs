@@ -114,6 +114,11 @@ impl<'a> Pass<'a> {
         self.record.holder.as_ref().is_some_and(|holder| member.data_id() == Some(&holder.data_id))
     }
 
+    /// Its acknowledgement lets a commit return, by the record as it stands.
+    pub(super) fn is_acker(&self, member: Member<'_>) -> bool {
+        member.data_id().is_some_and(|data_id| self.record.is_acker(data_id))
+    }
+
     /// All members but the primary.
     pub(super) fn others(&self) -> Vec<Member<'a>> {
         self.members().filter(|member| !self.is_holder(*member)).collect()

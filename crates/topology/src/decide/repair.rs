@@ -203,8 +203,7 @@ fn restart(pass: &mut Pass<'_>, member: Member<'_>, error: Option<&ServerError>)
 /// What an acker has received it has acknowledged: that is applied from the files before a thread is started, or pointed
 /// elsewhere. `true`: it is, or will be.
 pub(super) fn replay(pass: &mut Pass<'_>, member: Member<'_>) -> bool {
-    let acker = member.data_id().is_some_and(|data_id| pass.record.is_acker(data_id));
-    if !acker || !member.has_relay_log(&pass.record.history) {
+    if !pass.is_acker(member) || !member.has_relay_log(&pass.record.history) {
         return false;
     }
     if pass.can_order(member) && pass.order_patiently(member, Action::ReplayRelayLog) {

@@ -309,9 +309,13 @@ fn reach(pass: &mut Pass<'_>, mut plan: Plan, target: Member<'_>, position: Gtid
 /// them to the rule for threads that stopped.
 fn stop_siblings(pass: &mut Pass<'_>, primary: Member<'_>, target: Member<'_>) {
     for member in pass.others() {
-        let acker = member.data_id().is_some_and(|data_id| pass.record.is_acker(data_id));
         let here = follows(member, &pass.intent.source(member.intent, primary.intent));
-        if acker && here && member.replicates() && member.name() != target.name() && pass.can_order(member) {
+        if pass.is_acker(member)
+            && here
+            && member.replicates()
+            && member.name() != target.name()
+            && pass.can_order(member)
+        {
             pass.order(member, Action::StopReceiving);
         }
     }
@@ -326,8 +330,7 @@ fn point_siblings(pass: &mut Pass<'_>, target: Member<'_>) {
                 && replication.sql == ThreadState::Yes
                 && replication.host != source.endpoint.host
         });
-        let acker = member.data_id().is_some_and(|data_id| pass.record.is_acker(data_id));
-        let ready = stopped && acker && applied(member).covers(&judge::held(member));
+        let ready = stopped && pass.is_acker(member) && applied(member).covers(&judge::held(member));
         if ready && member.name() != target.name() && pass.can_order(member) {
             pass.order(member, Action::PointAt { source });
         }
