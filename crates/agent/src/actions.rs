@@ -6,13 +6,15 @@ use std::time::Duration;
 use protocol::{Outcome, Refusal, paths};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use topology::action::{Action, Source, Waits};
+use topology::action::{Action, Replaced, Source, Waits};
 use topology::member::{Phase, Volume};
 use topology::{Command, DataId, Stamp};
 
 use crate::server::{STOP_LIMIT, StartAs};
 use crate::sessions::InUse;
-use crate::{Shared, bootstrap, errant, fence, lease, opening, receive, relay, sessions, state, tail, volume};
+use crate::{
+    Shared, bootstrap, errant, fence, lease, opening, receive, relay, replaced, sessions, state, tail, volume,
+};
 
 /// Where the IO thread reconnects in the middle of a transaction and that was its end, it skips what it has got already and stops ("received a
 /// terminal event from group ... whose retrieval was interrupted with reconnect"), again and again, until the SQL thread was stopped as well (11.8).
@@ -158,7 +160,7 @@ pub(crate) fn statement(error: &sql::SqlError) -> Refusal {
 async fn act(shared: &Arc<Shared>, turn: Turn, stamp: Stamp, action: Action) -> Result<Outcome, Refusal> {
     match action {
         Action::Initialise { data_id } => initialise(shared, turn, data_id),
-        Action::Clone { donor, data_id, replaces } => clone(shared, turn, donor, data_id, replaces),
+        Action::Clone { donor, data_id, replaces } => clone(shared, turn, donor, data_id, replaces).await,
         Action::StartServer { as_replica } => start(shared, turn, as_replica),
         Action::RestartServer => {
             if !shared.server.is_running() {
@@ -299,17 +301,19 @@ fn initialise(shared: &Arc<Shared>, turn: Turn, data_id: DataId) -> Result<Outco
     Ok(Outcome::Started)
 }
 
-fn clone(
+async fn clone(
     shared: &Arc<Shared>,
     turn: Turn,
     donor: topology::action::Endpoint,
     data_id: DataId,
-    replaces: Option<DataId>,
+    replaces: Option<Replaced>,
 ) -> Result<Outcome, Refusal> {
-    match (shared.state.now().volume, replaces) {
+    match (shared.state.now().volume, &replaces) {
         (Volume::Data { data_id: there }, _) if there == data_id => return start(shared, turn, false),
         (Volume::Empty, _) => {}
-        (Volume::Data { data_id: there }, Some(old)) if there == old => {}
+        (Volume::Data { data_id: there }, Some(judged)) if there == judged.data_id => {
+            replaced::check(shared, judged).await?;
+        }
         (Volume::Data { data_id: there }, _) => {
             return Err(not_possible(format!("the volume holds data that this clone does not replace ({there})")));
         }
@@ -319,7 +323,7 @@ fn clone(
     shared.state.update(|state| state.phase = phase);
     long(shared, turn, |shared| async move {
         for _ in 0..MOST_COPIES {
-            let result = receive::clone(&shared, &donor, &data_id).await;
+            let result = receive::clone(&shared, &donor, &data_id, replaces.as_ref()).await;
             look_again(&shared);
             result?;
             let usable = receive::start_copy(&shared).await;

@@ -22,6 +22,7 @@ mod processes;
 mod receive;
 mod record;
 mod relay;
+mod replaced;
 mod server;
 mod sessions;
 mod stamps;

@@ -9,14 +9,14 @@ use protocol::clone::{End, Start};
 use protocol::{AgentClient, Identity};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::ChildStdin;
-use topology::action::Endpoint;
+use topology::action::{Endpoint, Replaced};
 use topology::member::Phase;
 use topology::{DataId, GtidPosition};
 
 use crate::bootstrap::last_lines;
 use crate::config::{program, wait_with_stderr};
 use crate::server::{STOP_LIMIT, StartAs};
-use crate::{Shared, config, processes, sessions, state, volume};
+use crate::{Shared, config, processes, replaced, sessions, state, volume};
 
 /// A donor that says nothing for so long is given up: `BACKUP STAGE BLOCK_COMMIT` can wait behind a statement, for a while.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
@@ -31,9 +31,14 @@ fn failed(reason: &str, message: impl Into<String>) -> Phase {
 }
 
 /// Replaces what is in the volume by a copy. What is there stays until the copy is whole, where there is room for both.
-pub(crate) async fn clone(shared: &Arc<Shared>, donor: &Endpoint, data_id: &DataId) -> Result<(), Phase> {
+pub(crate) async fn clone(
+    shared: &Arc<Shared>,
+    donor: &Endpoint,
+    data_id: &DataId,
+    replaces: Option<&Replaced>,
+) -> Result<(), Phase> {
     let started = Instant::now();
-    let result = receive(shared, donor, data_id).await;
+    let result = receive(shared, donor, data_id, replaces).await;
     if result.is_err() {
         let _ = volume::remove_in_background(&shared.places.data_new()).await;
     } else {
@@ -42,7 +47,12 @@ pub(crate) async fn clone(shared: &Arc<Shared>, donor: &Endpoint, data_id: &Data
     result
 }
 
-async fn receive(shared: &Arc<Shared>, donor: &Endpoint, data_id: &DataId) -> Result<(), Phase> {
+async fn receive(
+    shared: &Arc<Shared>,
+    donor: &Endpoint,
+    data_id: &DataId,
+    replaces: Option<&Replaced>,
+) -> Result<(), Phase> {
     let places = &shared.places;
     let io = |what: &str, e: std::io::Error| failed("CloneFailed", format!("{what}: {e}"));
     // Options that the server would refuse are known before anything is copied.
@@ -60,7 +70,7 @@ async fn receive(shared: &Arc<Shared>, donor: &Endpoint, data_id: &DataId) -> Re
     let CloneFrame::Start(start) = stream.next(SILENCE_LIMIT).await.map_err(donor_failed)? else {
         return Err(failed("DonorFailed", format!("{}: did not say what is to come", donor.host)));
     };
-    make_room(shared, start.estimated_bytes).await?;
+    make_room(shared, start.estimated_bytes, replaces).await?;
     std::fs::create_dir_all(&target).map_err(|e| io("data.new", e))?;
 
     let mut unpack = program(places, "mbstream");
@@ -85,7 +95,7 @@ async fn receive(shared: &Arc<Shared>, donor: &Endpoint, data_id: &DataId) -> Re
     if let Some(position) = position {
         std::fs::write(target.join(POSITION), position.to_string()).map_err(|e| io("the position", e))?;
     }
-    shared.server.stop(shared, STOP_LIMIT).await;
+    end_former_server(shared, replaces).await?;
     shared.state.update(|state| state.phase = Phase::Starting);
     let owner = volume::Owner::new(&shared.config, &shared.me);
     volume::finish(places, data_id, owner).await.map_err(|e| io("data", e))?;
@@ -133,8 +143,19 @@ pub(crate) fn identity(places: &crate::Places) -> std::io::Result<Identity> {
     Ok(Identity { ca: read("ca.crt")?, certificate: read("tls.crt")?, key: read("tls.key")? })
 }
 
+/// Of the data that the copy replaces, where there is some.
+async fn end_former_server(shared: &Arc<Shared>, replaces: Option<&Replaced>) -> Result<(), Phase> {
+    match replaces.filter(|_| shared.places.data().exists()) {
+        Some(judged) => replaced::end_server(shared, judged).await,
+        None => {
+            shared.server.stop(shared, STOP_LIMIT).await;
+            Ok(())
+        }
+    }
+}
+
 /// Where there is no room for two copies the old one goes first. The controller has made sure that nothing in it is missed.
-async fn make_room(shared: &Arc<Shared>, estimated: u64) -> Result<(), Phase> {
+async fn make_room(shared: &Arc<Shared>, estimated: u64, replaces: Option<&Replaced>) -> Result<(), Phase> {
     let places = &shared.places;
     let Some(disk) = volume::disk(places) else { return Ok(()) };
     let needed = estimated + estimated / 10;
@@ -145,7 +166,7 @@ async fn make_room(shared: &Arc<Shared>, estimated: u64) -> Result<(), Phase> {
         return Ok(());
     }
     tracing::warn!(free = disk.free, needed, "no room for two copies: the old data goes first");
-    shared.server.stop(shared, STOP_LIMIT).await;
+    end_former_server(shared, replaces).await?;
     let removed = volume::remove_in_background(&places.data()).await;
     removed.map_err(|e| failed("CloneFailed", format!("the old data: {e}")))
 }

@@ -139,6 +139,12 @@ impl Server {
         gone
     }
 
+    /// Ends a server whose data goes. `false`: its process does not go.
+    pub(crate) async fn end(&self, shared: &Shared) -> bool {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.kill(shared).await
+    }
+
     /// Stops the server cleanly; by force when it takes too long.
     pub(crate) async fn stop(&self, shared: &Shared, limit: Duration) {
         let mut running = self.running.subscribe();

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use topology::action::{Action, Waits};
+use topology::action::{Action, Replaced, Waits};
 use topology::gtid::GtidPosition;
+use topology::history::changed_since;
 use topology::member::{
     Fence, Fenced, Locks, Marker, MemberState, Phase, ReplicationState, SemiSync, ServerError, ServerState,
     ThreadState, Trouble, UNRESPONSIVE, Volume,
@@ -124,13 +125,23 @@ impl World {
                 return done;
             }
             Action::Clone { donor, data_id, replaces } => {
-                if member.disk.data_id.is_some() && member.disk.data_id != *replaces {
+                if member.disk.data_id.is_some()
+                    && member.disk.data_id.as_ref() != replaces.as_ref().map(|judged| &judged.data_id)
+                {
                     return refuse("other data");
+                }
+                if self.changed(n, replaces.as_ref()) {
+                    return refuse("its binary log is not what it was");
                 }
                 let Some(donor) = self.by_host(&donor.host) else { return refuse("no donor") };
                 // What is there stays until the copy is complete, and is replaced by a rename.
-                self.members[n].cloning =
-                    Some(Cloning { donor, data_id: data_id.clone(), epoch: stamp.epoch, left: 4 });
+                self.members[n].cloning = Some(Cloning {
+                    donor,
+                    data_id: data_id.clone(),
+                    replaces: replaces.clone(),
+                    epoch: stamp.epoch,
+                    left: 4,
+                });
                 return done;
             }
             Action::StartServer { as_replica } => {
@@ -413,19 +424,33 @@ impl World {
         Ok(())
     }
 
+    /// Is what a copy would replace something else than was judged, or not to be seen?
+    fn changed(&self, n: usize, judged: Option<&Replaced>) -> bool {
+        let member = &self.members[n];
+        let Some(judged) = judged.filter(|_| self.settings.mutant != Some(Mutant::WipeUnseen)) else { return false };
+        let process = member.process.as_ref().filter(|process| process.answers());
+        process.is_none_or(|process| changed_since(&self.server(n, process), &judged.binlog_state).is_some())
+    }
+
     fn go_on_cloning(&mut self, n: usize) -> Result<(), Box<Violation>> {
         let Some(cloning) = self.members[n].cloning.as_mut() else { return Ok(()) };
         cloning.left = cloning.left.saturating_sub(1);
         if cloning.left > 0 {
             return Ok(());
         }
-        let Some(Cloning { donor, data_id, epoch, .. }) = self.members[n].cloning.take() else { return Ok(()) };
+        let Some(Cloning { donor, data_id, replaces, epoch, .. }) = self.members[n].cloning.take() else {
+            return Ok(());
+        };
         let from = &self.members[donor];
         let there =
             from.process.as_ref().is_some_and(Process::answers) && self.reach(Node::Member(n), Node::Member(donor));
         self.members[n].sequence += 1;
         if !there || self.members[donor].disk.waiting > 0 {
             return Ok(()); // A donor that fails, or whose commits wait, gives nothing.
+        }
+        if self.changed(n, replaces.as_ref()) {
+            self.tell(|| format!("  db-{n} keeps its data: its binary log is not what it was"));
+            return Ok(());
         }
         let from = self.members[donor].disk.clone();
         // Without a promise a new primary may lack what the one had that this member was compared with.

@@ -21,6 +21,7 @@ impl World {
         let kind = match more {
             Some(More::DiskLost) => 97,
             Some(More::OperatorStopped) => 90,
+            Some(More::RootWrites) => 98,
             None => self.rng.random_range(0..100),
         };
         match kind {

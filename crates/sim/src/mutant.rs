@@ -32,6 +32,8 @@ pub enum Mutant {
     NoCompareAndSwap,
     /// Errant transactions are said to be saved, and are not.
     SaveNothing,
+    /// A copy takes the place of what has been written since that was decided.
+    WipeUnseen,
     /// A former primary's own events are skipped when they come back to it (`rpl_semi_sync_slave_enabled=OFF`).
     SkipOwnEvents,
     /// Members that still follow a former primary are left alone.
@@ -68,7 +70,7 @@ impl Mutant {
                 Law::ErrantSaved,
                 Law::NeverTheLastCopy,
             ],
-            Mutant::SaveNothing => &[Law::ErrantSaved],
+            Mutant::SaveNothing | Mutant::WipeUnseen => &[Law::ErrantSaved],
             Mutant::SkipOwnEvents => &[Law::Equal],
             Mutant::FollowOnce => &[Law::Healthy],
             Mutant::KeepNothingAside => &[Law::NeverTheLastCopy],
@@ -83,6 +85,7 @@ impl Mutant {
             // What is thrown away is missed only when nobody else has it any more.
             Mutant::KeepNothingAside => Some(More::DiskLost),
             Mutant::NoCompare | Mutant::NoCompareAndSwap => Some(More::OperatorStopped),
+            Mutant::WipeUnseen => Some(More::RootWrites),
             _ => None,
         };
         let usual = crate::settings(seed);
@@ -96,7 +99,7 @@ impl Mutant {
     }
 
     /// All of them.
-    pub const ALL: [Mutant; 18] = [
+    pub const ALL: [Mutant; 19] = [
         Mutant::SkipDrain,
         Mutant::ForgetEpoch,
         Mutant::ResetMaster,
@@ -109,6 +112,7 @@ impl Mutant {
         Mutant::NoCompare,
         Mutant::NoCompareAndSwap,
         Mutant::SaveNothing,
+        Mutant::WipeUnseen,
         Mutant::SkipOwnEvents,
         Mutant::FollowOnce,
         Mutant::KeepNothingAside,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use topology::action::Endpoint;
+use topology::action::{Endpoint, Replaced};
 use topology::intent::{Durability, Failover, Intent, MemberIntent, Recovery, ReplicaIntent};
 use topology::member::{DataId, Fence, MemberName};
 use topology::{Command, Record, Stamp, Time};
@@ -40,6 +40,8 @@ pub enum More {
     DiskLost,
     /// The operator is stopped between two actions, and goes on late.
     OperatorStopped,
+    /// Root writes on a replica.
+    RootWrites,
 }
 
 /// What a run is like.
@@ -146,6 +148,7 @@ pub(crate) enum Node {
 pub(crate) struct Cloning {
     pub(crate) donor: usize,
     pub(crate) data_id: DataId,
+    pub(crate) replaces: Option<Replaced>,
     /// The epoch in which it was ordered.
     pub(crate) epoch: u64,
     pub(crate) left: u32,

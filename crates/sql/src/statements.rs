@@ -211,6 +211,10 @@ impl Session {
         self.run("lock_wait_timeout", CHANGE_LIMIT, &format!("SET SESSION lock_wait_timeout={wait}")).await?;
         self.run("read_only=ON", limit + Duration::from_secs(1), "SET GLOBAL read_only=ON").await?;
         self.run("event_scheduler=OFF", CHANGE_LIMIT, "SET GLOBAL event_scheduler=OFF").await?;
+        self.cut_clients().await
+    }
+
+    async fn cut_clients(&mut self) -> Result<(), SqlError> {
         for id in self.clients().await? {
             // One that is gone already is as good.
             match self.run("KILL", CHANGE_LIMIT, &format!("KILL {id}")).await {
@@ -220,6 +224,16 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Nothing is committed on this server while this session lasts, by root neither (`FLUSH TABLES WITH READ LOCK`). That waits for
+    /// `LOCK TABLES ... WRITE`, not for queries and open transactions: clients are cut before.
+    pub async fn lock_commits(&mut self, limit: Duration) -> Result<(), SqlError> {
+        self.cut_clients().await?;
+        let wait = limit.as_secs().max(1);
+        self.run("lock_wait_timeout", CHANGE_LIMIT, &format!("SET SESSION lock_wait_timeout={wait}")).await?;
+        let sql = "FLUSH TABLES WITH READ LOCK";
+        self.run("FLUSH TABLES WITH READ LOCK", limit + Duration::from_secs(1), sql).await
     }
 
     /// Transactions of clients that have written.

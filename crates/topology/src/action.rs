@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::gtid::GtidPosition;
+use crate::gtid::{BinlogState, GtidPosition};
 use crate::history::Errant;
 use crate::member::DataId;
 
@@ -67,6 +67,17 @@ pub struct Opening {
     pub unlock: Vec<String>,
 }
 
+/// Data that a copy may replace, as it was judged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Replaced {
+    /// Which.
+    pub data_id: DataId,
+    /// `gtid_binlog_state` then. Where the server's own has [changed](crate::history::changed_since) when the copy is to take its
+    /// place, the data stays: what was written since has been saved nowhere.
+    pub binlog_state: BinlogState,
+}
+
 /// What a commit waits for before it returns.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Waits {
@@ -97,7 +108,7 @@ pub enum Action {
         /// The copy's id, drawn by whoever decided.
         data_id: DataId,
         /// The data that this clone may replace; `None`: the volume must be empty.
-        replaces: Option<DataId>,
+        replaces: Option<Replaced>,
     },
     /// Start the server on the data that is there: read-only, replication stopped.
     StartServer {

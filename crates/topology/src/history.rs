@@ -160,6 +160,17 @@ pub fn applied(server: &ServerState, gtid: Gtid) -> bool {
     server.gtid_slave_pos.sequence(gtid.domain) >= gtid.sequence || server.gtid_binlog_state.has(gtid)
 }
 
+/// A transaction in which this server's binary log differs from what it was, `before`, other than by what has been replicated since:
+/// somebody has written on the server, or emptied its log.
+pub fn changed_since(server: &ServerState, before: &BinlogState) -> Option<Gtid> {
+    let replicated = |gtid: &Gtid| {
+        let position = server.gtid_slave_pos.0.get(&gtid.domain);
+        position.is_some_and(|last| last.server_id == gtid.server_id && last.sequence >= gtid.sequence)
+    };
+    let new = server.gtid_binlog_state.transactions().find(|gtid| !before.has(*gtid) && !replicated(gtid));
+    new.or_else(|| before.transactions().find(|gtid| !server.gtid_binlog_state.has(*gtid)))
+}
+
 /// Was this surely not written while its writer was primary, or not taken over by those after it? What lies before the first known term
 /// is not judged.
 pub fn out_of_term(gtid: Gtid, terms: &[Term]) -> bool {
@@ -305,6 +316,22 @@ mod tests {
         // As a copy: its own binary log knows nothing of what came before.
         server.gtid_binlog_state = state("0-2-38");
         assert!(has_applied(&server, &position("0-1-37")));
+    }
+
+    #[test]
+    fn what_changed_since_is_what_nobody_replicated() {
+        let mut server = replica_state("db-1", 2, "a").server.expect("a server");
+        let mut changed = |log: &str, applied: &str| {
+            (server.gtid_binlog_state, server.gtid_slave_pos) = (state(log), position(applied));
+            changed_since(&server, &state("0-1-30,0-2-7")).map(|gtid| gtid.to_string())
+        };
+        assert_eq!(changed("0-1-30,0-2-7", "0-1-30"), None);
+        assert_eq!(changed("0-1-35,0-2-7", "0-1-35"), None, "it replicates on");
+        assert_eq!(changed("0-1-35,0-2-36", "0-1-35").as_deref(), Some("0-2-36"));
+        assert_eq!(changed("0-1-30,0-2-31", "0-1-35").as_deref(), Some("0-2-31"), "its number says nothing");
+        assert_eq!(changed("0-1-30,0-2-7,1-2-1", "0-1-30").as_deref(), Some("1-2-1"));
+        assert_eq!(changed("0-1-36,0-2-7", "0-1-35").as_deref(), Some("0-1-36"), "under another one's server id");
+        assert_eq!(changed("0-2-1", "0-1-30").as_deref(), Some("0-1-30"), "an emptied log");
     }
 
     /// Found by simulation: while db-1 was down its primary lost its disk, another one went on without the last transactions, and then the

@@ -373,7 +373,9 @@ impl Memory {
     /// How long until a kind may be tried (again); zero: now.
     pub fn wait_for(&self, kind: Kind, now: Time) -> Duration {
         let Some(tries) = self.tries.get(&kind) else { return Duration::ZERO };
-        let mut pause = kind.pause(tries.count);
+        // A copy that was not even begun has replaced nothing that could have helped.
+        let begun = kind != Kind::Reseed || tries.error.is_none();
+        let mut pause = if begun { kind } else { Kind::Clone }.pause(tries.count);
         if tries.error.is_none() && kind.is_a_switch() {
             pause = pause.min(SWITCHED);
         }

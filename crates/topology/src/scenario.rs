@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::action::{Action, Command, Endpoint, Stamp, Waits};
+use crate::action::{Action, Command, Endpoint, Replaced, Stamp, Waits};
 use crate::decide::decide;
 use crate::decision::Decision;
 use crate::gtid::{BinlogState, Gtid, GtidPosition};
+use crate::history::changed_since;
 use crate::intent::{Durability, Failover, Intent, MemberIntent, Recovery, ReplicaIntent};
 use crate::member::{
     DataId, Fence, Fenced, Locks, Marker, MemberName, MemberState, Phase, ReplicationState, SemiSync, ServerError,
@@ -393,8 +394,14 @@ impl World {
     }
 
     /// One pass: look, decide, record, act; then half a second goes by. `obeys`: does the n-th order arrive?
-    pub(crate) fn pass(&mut self, mut obeys: impl FnMut(usize) -> bool) -> Decision {
+    pub(crate) fn pass(&mut self, obeys: impl FnMut(usize) -> bool) -> Decision {
         let decision = self.decide();
+        self.carry_out(&decision, obeys);
+        decision
+    }
+
+    /// The rest of a pass.
+    pub(crate) fn carry_out(&mut self, decision: &Decision, mut obeys: impl FnMut(usize) -> bool) {
         if let Some(record) = &decision.record {
             assert!(record.stamp() > self.record.stamp(), "every swap raises the stamp");
             self.record = record.clone();
@@ -421,7 +428,6 @@ impl World {
                 }
             }
         }
-        decision
     }
 
     /// The laws that no order may break.
@@ -443,7 +449,9 @@ impl World {
             }
             Action::Clone { replaces, .. } => match (own, replaces) {
                 (Volume::Empty, None) => {}
-                (Volume::Data { data_id }, Some(replaced)) if data_id == replaced => {
+                // Its agent refuses.
+                (_, Some(replaced)) if changed(&self.members[member].state, replaced) => {}
+                (Volume::Data { data_id }, Some(replaced)) if *data_id == replaced.data_id => {
                     let holder = self.record.holder_identity();
                     assert_ne!(holder, Some(data_id.0.as_str()), "the primary's data was to be replaced");
                     let primary = self.members.values().find(|model| {
@@ -490,7 +498,10 @@ impl World {
         self.log.push(format!("{member} {}", word(&command.action)));
         let open = model.state.server.as_ref().is_some_and(|server| !server.read_only);
         let takes_writes = open && matches!(command.action, Action::Follow { .. });
-        if let Some(error) = model.refuses.clone().or(takes_writes.then(|| "the server takes writes".to_owned())) {
+        let other =
+            matches!(&command.action, Action::Clone { replaces: Some(judged), .. } if changed(&model.state, judged));
+        let refusal = takes_writes.then_some("the server takes writes").or(other.then_some("its binary log changed"));
+        if let Some(error) = model.refuses.clone().or(refusal.map(str::to_owned)) {
             model.memory.end(command, Err(error));
             return;
         }
@@ -634,6 +645,11 @@ impl World {
     pub(crate) fn run_for(&mut self, seconds: u64) -> Decision {
         (0..seconds * 2).map(|_| self.pass(|_| true)).last().expect("at least one pass")
     }
+}
+
+/// What agents ask before a copy takes the place of data.
+fn changed(state: &MemberState, judged: &Replaced) -> bool {
+    state.server.as_ref().is_none_or(|server| changed_since(server, &judged.binlog_state).is_some())
 }
 
 fn word(action: &Action) -> String {

@@ -435,6 +435,18 @@ impl Lab {
         self.tell(n, Self::follow(n, primary)).unwrap();
     }
 
+    /// The order to replace the data of a member, as it is now, by a copy.
+    pub(crate) fn anew(&self, n: usize, donor: usize, data_id: &str) -> Action {
+        let state = self.state(n).unwrap();
+        let topology::member::Volume::Data { data_id: there } = state.volume else { panic!("no data: {state:?}") };
+        let binlog_state = self.sql(n, "SELECT @@gtid_binlog_state").parse().unwrap();
+        Action::Clone {
+            donor: Self::agent_of(donor),
+            data_id: DataId(data_id.into()),
+            replaces: Some(topology::action::Replaced { data_id: there, binlog_state }),
+        }
+    }
+
     pub(crate) fn follow(n: usize, primary: usize) -> Action {
         Action::Follow {
             source: topology::action::Source {

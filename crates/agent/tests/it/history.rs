@@ -265,12 +265,7 @@ fn errant_transactions_are_written_down() {
     lab.start(1);
     assert_eq!(lab.state(1).unwrap().saved, all);
     lab.start_server(1);
-    let clone = Action::Clone {
-        donor: Lab::agent_of(0),
-        data_id: DataId("new".into()),
-        replaces: Some(DataId("data-1".into())),
-    };
-    lab.tell(1, clone).unwrap();
+    lab.tell(1, lab.anew(1, 0, "new")).unwrap();
     let state = lab.eventually(1, SOON, |state| {
         state.volume == topology::member::Volume::Data { data_id: DataId("new".into()) } && state.server.is_some()
     });

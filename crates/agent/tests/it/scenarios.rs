@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 use protocol::{AGENT_COMMON_NAME, ClientError, Refusal};
-use topology::action::Action;
+use topology::action::{Action, Replaced};
 use topology::member::{Phase, ThreadState, Volume};
 use topology::{Command, DataId, Stamp};
 
 use super::harness::{self, Lab, Settings};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let all: [(&str, fn()); 13] = [
+    let all: [(&str, fn()); 14] = [
         ("a_primary_and_two_replicas", a_primary_and_two_replicas),
         ("a_killed_server_is_reported_and_starts_again", a_killed_server_is_reported_and_starts_again),
         ("a_killed_member_keeps_its_data_and_its_stamp", a_killed_member_keeps_its_data_and_its_stamp),
@@ -21,6 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("a_bad_option_is_named_with_its_line", a_bad_option_is_named_with_its_line),
         ("a_donor_that_dies_leaves_nothing_behind", a_donor_that_dies_leaves_nothing_behind),
         ("a_replica_is_copied_anew", a_replica_is_copied_anew),
+        ("a_copy_replaces_only_what_was_judged", a_copy_replaces_only_what_was_judged),
         ("an_older_version", an_older_version),
         ("a_full_disk_leaves_nothing_behind", a_full_disk_leaves_nothing_behind),
         ("scripts_and_bad_values", scripts_and_bad_values),
@@ -142,8 +143,7 @@ fn other_data_is_never_touched() {
     fs::write(volume.join("ibdata1"), "precious").unwrap();
     lab.start(0);
     assert!(matches!(lab.state(0).unwrap().volume, Volume::Foreign { .. }));
-    let clone =
-        Action::Clone { donor: Lab::agent_of(1), data_id: DataId("x".into()), replaces: Some(DataId("y".into())) };
+    let clone = Action::Clone { donor: Lab::agent_of(1), data_id: DataId("x".into()), replaces: Some(judged("y", "")) };
     for action in [Action::Initialise { data_id: DataId("x".into()) }, clone, Action::StartServer { as_replica: false }]
     {
         let refused = lab.tell(0, action).unwrap_err();
@@ -208,22 +208,71 @@ fn a_replica_is_copied_anew() {
     let wrong = Action::Clone {
         donor: Lab::agent_of(0),
         data_id: DataId("new".into()),
-        replaces: Some(DataId("another".into())),
+        replaces: Some(judged("another", "0-1-1")),
     };
     let refused = lab.tell(1, wrong).unwrap_err();
     assert!(matches!(refused, ClientError::Refused(Refusal::NotPossible { .. })), "{refused}");
-    let clone = Action::Clone {
-        donor: Lab::agent_of(0),
-        data_id: DataId("new".into()),
-        replaces: Some(DataId("data-1".into())),
-    };
-    lab.tell(1, clone).unwrap();
+    lab.tell(1, lab.anew(1, 0, "new")).unwrap();
     lab.eventually(1, SOON, |state| {
         state.volume == Volume::Data { data_id: DataId("new".into()) } && state.phase == Phase::Running
     });
     lab.tell(1, Lab::follow(1, 0)).unwrap();
     lab.sql(0, FILL);
     replicates(&lab, 1, "1000");
+}
+
+fn judged(data_id: &str, binlog_state: &str) -> Replaced {
+    Replaced { data_id: DataId(data_id.into()), binlog_state: binlog_state.parse().unwrap() }
+}
+
+/// Root writes on a replica whose data is to be replaced: before the order comes, and while the copy does.
+fn a_copy_replaces_only_what_was_judged() {
+    let mut lab = Lab::new("judged");
+    lab.primary(0);
+    lab.sql(0, FILL);
+    // Large enough that the copy takes a while.
+    lab.sql(
+        0,
+        "CREATE TABLE app.big (v LONGBLOB); INSERT INTO app.big SELECT REPEAT(UUID(), 200000) FROM app.seq_1_to_40",
+    );
+    lab.replica(1, 0, 0);
+    replicates(&lab, 1, "500");
+    let changed = |reason: &str| assert_eq!(reason, "DataChanged");
+
+    let early = lab.anew(1, 0, "early");
+    lab.sql(1, "SET gtid_domain_id=7; CREATE TABLE app.own (v VARCHAR(20)); INSERT INTO app.own VALUES ('before')");
+    match lab.tell(1, early).unwrap_err() {
+        ClientError::Refused(Refusal::Failed { reason, .. }) => changed(&reason),
+        other => panic!("{other}"),
+    }
+
+    lab.tell(1, lab.anew(1, 0, "late")).unwrap();
+    lab.eventually(1, SOON, |state| matches!(&state.phase, Phase::Cloning { received, .. } if *received > 0));
+    lab.sql(1, "SET gtid_domain_id=7; INSERT INTO app.own VALUES ('meanwhile')");
+    let state = lab.eventually(1, SOON, |state| !matches!(state.phase, Phase::Cloning { .. }));
+    let Phase::Failed { reason, .. } = &state.phase else { panic!("{state:?}") };
+    changed(reason);
+    assert_eq!(state.volume, Volume::Data { data_id: DataId("data-1".into()) });
+    assert_eq!(lab.sql(1, "SELECT GROUP_CONCAT(v) FROM app.own"), "before,meanwhile");
+    assert!(!lab.volume(1).join("data.new").exists());
+
+    // What it replicates on is no change, and a client that holds a lock is cut.
+    let again = lab.anew(1, 0, "again");
+    lab.sql(0, FILL);
+    replicates(&lab, 1, "1000");
+    let holds = "mariadb -u root -p\"$(cat /etc/mariadb-operator/root/root-password)\" \
+                 -e 'LOCK TABLES app.own WRITE; SELECT SLEEP(60)' || echo cut";
+    let stamp = lab.next_stamp();
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| lab.shell(1, holds));
+        std::thread::sleep(Duration::from_millis(500));
+        lab.tell_as(1, stamp, &again).unwrap();
+        assert_eq!(client.join().unwrap(), "cut");
+    });
+    lab.eventually(1, SOON, |state| {
+        state.volume == Volume::Data { data_id: DataId("again".into()) } && state.phase == Phase::Running
+    });
+    assert_eq!(lab.sql(1, "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_NAME = 'own'"), "0");
 }
 
 fn an_older_version() {

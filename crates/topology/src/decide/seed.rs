@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::first::report_failure;
 use super::pass::{Flow, Pass};
 use super::view::{Content, Member, Verdict};
-use crate::action::Action;
+use crate::action::{Action, Replaced};
 use crate::decision::Refusal;
 use crate::history::Errant;
 use crate::member::{MemberName, Phase, ThreadState};
@@ -163,16 +163,18 @@ fn reseed(pass: &mut Pass<'_>, member: Member<'_>, error: &str) {
     }
     let wait = member.seen.map_or(Duration::ZERO, |seen| seen.memory.wait_for(Kind::Reseed, pass.now));
     if !wait.is_zero() {
-        pass.refuse(Refusal::ReseedDidNotHelp { member: name.clone(), error: error.to_owned() });
+        if matches!(member.phase(), Some(Phase::Failed { .. })) {
+            report_failure(pass, member, |member, message| Refusal::CannotClone { member, message });
+        } else {
+            pass.refuse(Refusal::ReseedDidNotHelp { member: name.clone(), error: error.to_owned() });
+        }
         pass.look_again_in(wait);
         return;
     }
-    let Some(donor) = donor(pass, member) else { return };
+    let (Some(donor), Some(server)) = (donor(pass, member), member.server()) else { return };
     let new = pass.new_data_id();
-    pass.order(
-        member,
-        Action::Clone { donor: donor.intent.agent.clone(), data_id: new, replaces: Some(data_id.clone()) },
-    );
+    let replaces = Replaced { data_id: data_id.clone(), binlog_state: server.gtid_binlog_state.clone() };
+    pass.order(member, Action::Clone { donor: donor.intent.agent.clone(), data_id: new, replaces: Some(replaces) });
     pass.warn(
         "Reseeding",
         member,

@@ -189,6 +189,26 @@ fn a_replica_that_passed_transactions_over_is_seeded_afresh() {
     assert!(!lines.contains("from db-1"), "nobody is copied from it: {lines}");
 }
 
+/// Found by simulation: root wrote on a replica after its last report, and before the order to replace its data was carried out.
+#[test]
+fn what_is_written_after_a_re_seed_was_decided_is_saved_first() {
+    let mut world = running(3);
+    world.replication("db-1").passed_over = 5;
+    let decision = world.decide();
+    assert!(
+        decision
+            .commands()
+            .any(|(_, command)| matches!(command.action, crate::Action::Clone { replaces: Some(_), .. }))
+    );
+    world.write("db-1", 1);
+    world.carry_out(&decision, |_| true);
+    world.run_for(60);
+    let lines = log(&mut world);
+    let saves = "SaveErrant { errant: [Errant { domain: 0, server_id: 2, known: 0, last: 4 }] }";
+    assert_eq!(lines, format!("db-1 reseed db-2\ndb-1 {saves}\ndb-1 reseed db-2\ndb-1 follow db-0"));
+    assert!(world.settle().report.health.ok);
+}
+
 #[test]
 fn a_refused_login_sets_the_accounts_right() {
     let mut world = running(2);
