@@ -422,16 +422,20 @@ async fn point_at(shared: &Arc<Shared>, source: &Source) -> Result<Outcome, Refu
     let mut session = session(shared).await?;
     stop_waiting(shared, &mut session).await?;
     remember(&shared.told.source, None);
-    session.stop_replication().await.map_err(|e| statement(&e))?;
-    relay::keep(shared, &mut session).await?;
     let follow = sql::Follow { source, password: &password, demote: false, password_known: false, ca: &ca };
-    {
-        let _moving = state::moving(shared);
-        session.point_at(&follow).await.map_err(|e| statement(&e))?;
-    }
+    set_source(shared, &mut session, &follow).await?;
     remember(&shared.told.source, Some((source.clone(), password)));
     seen(shared, &mut session).await;
     Ok(Outcome::Done)
+}
+
+async fn set_source(shared: &Arc<Shared>, session: &mut sql::Session, follow: &sql::Follow<'_>) -> Result<(), Refusal> {
+    // First stopped, then looked at: what a running SQL thread has not applied yet goes with CHANGE MASTER, and may have been
+    // acknowledged.
+    session.stop_replication().await.map_err(|e| statement(&e))?;
+    relay::keep(shared, session).await?;
+    let _moving = state::moving(shared);
+    session.point_at(follow).await.map_err(|e| statement(&e))
 }
 
 async fn follow(shared: &Arc<Shared>, source: &Source, demote: bool) -> Result<Outcome, Refusal> {
@@ -442,17 +446,14 @@ async fn follow(shared: &Arc<Shared>, source: &Source, demote: bool) -> Result<O
     let password_known = recall(&shared.told.source).is_some_and(|(_, known)| known == password);
     remember(&shared.told.source, None);
     let follow = sql::Follow { source, password: &password, demote, password_known, ca: &ca };
-    let so_already = session.follows(&follow).await.map_err(|e| statement(&e))?;
-    if !so_already {
-        // First stopped, then looked at: what a running SQL thread has not applied yet goes with CHANGE MASTER, and may have been
-        // acknowledged.
-        session.stop_replication().await.map_err(|e| statement(&e))?;
+    if session.follows(&follow).await.map_err(|e| statement(&e))? {
+        relay::keep(shared, &mut session).await?;
+    } else {
+        set_source(shared, &mut session, &follow).await?;
     }
-    relay::keep(shared, &mut session).await?;
     {
         let _moving = state::moving(shared);
-        if so_already { session.start_replication().await } else { session.follow(&follow).await }
-            .map_err(|e| statement(&e))?;
+        session.start_replication().await.map_err(|e| statement(&e))?;
     }
     shared.state.update(|state| state.fence = None);
     remember(&shared.told.source, Some((source.clone(), password)));

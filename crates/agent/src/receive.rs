@@ -145,13 +145,11 @@ pub(crate) fn identity(places: &crate::Places) -> std::io::Result<Identity> {
 
 /// Of the data that the copy replaces, where there is some.
 async fn end_former_server(shared: &Arc<Shared>, replaces: Option<&Replaced>) -> Result<(), Phase> {
-    match replaces.filter(|_| shared.places.data().exists()) {
-        Some(judged) => replaced::end_server(shared, judged).await,
-        None => {
-            shared.server.stop(shared, STOP_LIMIT).await;
-            Ok(())
-        }
+    if let Some(judged) = replaces.filter(|_| shared.places.data().exists()) {
+        return replaced::end_server(shared, judged).await;
     }
+    shared.server.stop(shared, STOP_LIMIT).await;
+    Ok(())
 }
 
 /// Where there is no room for two copies the old one goes first. The controller has made sure that nothing in it is missed.

@@ -230,11 +230,10 @@ impl World {
                 }
             }
             Action::Fence => {
-                if process.io != Io::No && !process.sql && !process.diverged {
-                    process.sql = true;
-                }
-                if mutant != Some(Mutant::NoFence) {
-                    process.io = Io::No;
+                if mutant == Some(Mutant::NoFence) {
+                    process.start_applying();
+                } else {
+                    process.stop_receiving();
                 }
                 if !member.disk.aside.is_empty() {
                     // Only applied from there.
@@ -333,10 +332,7 @@ impl World {
                 }
             }
             Action::StopReceiving => {
-                if process.io != Io::No && !process.sql && !process.diverged {
-                    process.sql = true;
-                }
-                process.io = Io::No;
+                process.stop_receiving();
                 self.disconnect(n);
             }
             Action::EnsureReplicationAccounts { .. }

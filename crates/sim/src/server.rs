@@ -178,6 +178,16 @@ impl Process {
         }
     }
 
+    /// A stopped SQL thread is started before the IO thread is stopped: that keeps the relay log.
+    pub(crate) fn start_applying(&mut self) {
+        self.sql |= self.io != Io::No && !self.diverged;
+    }
+
+    pub(crate) fn stop_receiving(&mut self) {
+        self.start_applying();
+        self.io = Io::No;
+    }
+
     pub(crate) fn answers(&self) -> bool {
         self.starting == 0 && self.hangs.is_none()
     }

@@ -338,13 +338,7 @@ impl Session {
         Ok(false)
     }
 
-    /// Replicates from this source from now on. Both threads are stopped; what the relay log held is gone afterwards.
-    pub async fn follow(&mut self, follow: &Follow<'_>) -> Result<(), SqlError> {
-        self.point_at(follow).await?;
-        self.start_replication().await
-    }
-
-    /// `CHANGE MASTER`; replication is stopped.
+    /// `CHANGE MASTER`; both threads are stopped. What the relay log held is gone afterwards.
     pub async fn point_at(&mut self, follow: &Follow<'_>) -> Result<(), SqlError> {
         let Source { endpoint, user, tls, connect_retry, heartbeat_ms, delay } = follow.source;
         // Every MASTER_SSL option each time: some survive RESET SLAVE ALL.
