@@ -251,9 +251,11 @@ impl World {
             } else if !self.chance(4) {
                 let state = self.report(n);
                 let now = self.now;
-                if self.members[n].strangers > 0 && self.holder() == Some(n) {
+                if self.holder() == Some(n) {
                     let epoch = self.lease.record.epoch;
-                    let here = self.uncovered.iter().filter(|(_, written)| *written == epoch);
+                    let tells = self.members[n].strangers > 0;
+                    let here = self.uncovered.iter().filter(|(_, written)| tells && *written == epoch);
+                    // (A report that nobody has looked at before the next one came is not heard of.)
                     self.operators[i].told_of = here.copied().collect();
                 }
                 self.operators[i].heard.insert(name, (Heard::State(Box::new(state)), now));
