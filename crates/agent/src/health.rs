@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use topology::member::Trouble;
+use topology::member::{LongTransaction, Trouble};
 
 use crate::places::Places;
 use crate::{Shared, guard, sessions, state};
@@ -47,7 +47,9 @@ pub(crate) async fn probe_writes(shared: Arc<Shared>) {
                 if since.take().is_some() {
                     tracing::info!("writes succeed again");
                 }
+                let long_transaction = long_transaction(&mut session).await;
                 shared.state.update(|state| {
+                    state.long_transaction = long_transaction;
                     if state.trouble == Some(Trouble::CannotWrite) {
                         state.trouble = None;
                     }
@@ -72,6 +74,12 @@ pub(crate) async fn probe_writes(shared: Arc<Shared>) {
             }
         }
     }
+}
+
+/// In the session of the small writes; a replica has none.
+async fn long_transaction(session: &mut Option<sql::Session>) -> Option<LongTransaction> {
+    let found = session.as_mut()?.long_transaction().await;
+    found.inspect_err(|error| tracing::debug!(%error, "long transactions are not known")).ok()?
 }
 
 async fn probe(shared: &Arc<Shared>, session: &mut Option<sql::Session>) -> Result<(), String> {

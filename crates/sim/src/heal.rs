@@ -10,6 +10,8 @@ use crate::world::{Member, World};
 const LIMIT: u32 = 1500;
 /// What a person is asked stands for so many passes before it is answered.
 const PERSON_AFTER: u32 = 100;
+/// A failover that is tried once more and finds nobody takes a moment, in which nothing is asked.
+const FORGOTTEN_AFTER: u32 = 20;
 /// Refusals that only a person's word ends.
 const ASKING: [&str; 4] = ["PrimaryVolumeLost", "HistoriesDiverge", "SoloPrimary", "AckersMissing"];
 /// Refusals that end by themselves.
@@ -20,7 +22,7 @@ impl World {
     pub(crate) fn heal(&mut self) -> Result<(), Box<Violation>> {
         self.end_faults();
         let mut unequal = None;
-        let mut asked_for = 0;
+        let (mut asked_for, mut silent_for) = (0, 0);
         for pass in 1..=LIMIT {
             self.step()?;
             if pass > 20 && pass % 10 == 0 && self.is_well() {
@@ -37,7 +39,8 @@ impl World {
                 self.confirm_all();
             }
             let asked = self.asked();
-            asked_for = if asked.is_some() { asked_for + 1 } else { 0 };
+            silent_for = if asked.is_some() { 0 } else { silent_for + 1 };
+            asked_for = if silent_for > FORGOTTEN_AFTER { 0 } else { asked_for + u32::from(asked.is_some()) };
             if let Some(asked) = asked
                 && asked_for == PERSON_AFTER
             {

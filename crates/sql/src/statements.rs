@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use topology::GtidPosition;
 use topology::action::{Source, Waits};
-use topology::member::{ReplicationState, ServerState, ThreadState};
+use topology::member::{LONG, LongTransaction, ReplicationState, ServerState, ThreadState};
 
 use crate::Reception;
 use crate::passages::Standing;
@@ -241,6 +241,26 @@ impl Session {
         const SQL: &str = "SELECT COUNT(*) AS n FROM information_schema.INNODB_TRX WHERE trx_rows_modified > 0";
         let rows = self.rows("writers", READ_LIMIT, SQL).await?;
         rows.first().map_or(Ok(0), |row| Named { what: "writers", row }.parsed("n"))
+    }
+
+    /// The oldest transaction of a client that has written and is open for longer than [`LONG`]. (One that waits for an acknowledgement
+    /// is committed.)
+    pub async fn long_transaction(&mut self) -> Result<Option<LongTransaction>, SqlError> {
+        const WHAT: &str = "long transactions";
+        // `trx_started` is in the system's time zone, whatever `default_time_zone` says.
+        let sql = format!(
+            "SELECT ID AS id, USER AS user, TIMESTAMPDIFF(SECOND, trx_started, CONVERT_TZ(NOW(), @@time_zone, 'SYSTEM')) AS seconds \
+             FROM information_schema.INNODB_TRX JOIN information_schema.PROCESSLIST ON ID = trx_mysql_thread_id \
+             WHERE trx_rows_modified > 0 AND USER NOT IN ('system user', 'event_scheduler', 'mysql') \
+             AND IFNULL(STATE, '') NOT LIKE 'Waiting for semi-sync%' HAVING seconds >= {} ORDER BY seconds DESC LIMIT 1",
+            LONG.as_secs()
+        );
+        let rows = self.rows(WHAT, READ_LIMIT, &sql).await?;
+        let Some(row) = rows.first().map(|row| Named { what: WHAT, row }) else { return Ok(None) };
+        let seconds: u64 = row.parsed("seconds")?;
+        let step = if seconds < 60 { 10 } else { 60 };
+        let seconds = seconds / step * step;
+        Ok(Some(LongTransaction { connection: row.parsed("id")?, user: row.some("user")?, seconds }))
     }
 
     /// Connections of clients: neither the server's own threads nor replicas nor ours over the socket.

@@ -88,6 +88,9 @@ pub struct MemberState {
     /// Changed options that the running server did not take over, and why.
     #[serde(default)]
     pub options_refused: Option<String>,
+    /// An open primary's oldest one, if it is older than [`LONG`].
+    #[serde(default)]
+    pub long_transaction: Option<LongTransaction>,
     /// How long ago, in milliseconds, the server gave the answer that `server` tells of, when this was sent. An agent goes on
     /// reporting when its server hangs; what it reports of that one is old then. (Received, it is part of
     /// [`Agent::Answers`](crate::observation::Agent::Answers), and 0 here.)
@@ -119,6 +122,7 @@ impl MemberState {
             strangers: 0,
             trouble: None,
             options_refused: None,
+            long_transaction: None,
             answer_age_ms: 0,
         }
     }
@@ -175,6 +179,21 @@ pub struct Locks {
     pub stamp: Stamp,
     /// The accounts.
     pub accounts: BTreeSet<String>,
+}
+
+/// A transaction of a client that has written and is open for so long is told of.
+pub const LONG: Duration = Duration::from_secs(10);
+
+/// A transaction of a client that has written, and is open: cut, it would be rolled back.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LongTransaction {
+    /// The client's connection (`KILL` ends it).
+    pub connection: u64,
+    /// Whose.
+    pub user: String,
+    /// For how long it is open, seconds: tens, and from a minute on minutes.
+    pub seconds: u64,
 }
 
 /// How long a server has not answered when its agent tells of it.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::decision::list;
 use crate::history::Errant;
-use crate::member::MemberName;
+use crate::member::{LongTransaction, MemberName};
 
 /// What is not done, by name, and what a person can do about it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -181,6 +181,13 @@ pub enum Refusal {
         /// What was asked for.
         message: String,
     },
+    /// A switchover would roll back what somebody has been writing for long.
+    LongTransaction {
+        /// The primary.
+        primary: MemberName,
+        /// Which.
+        transaction: LongTransaction,
+    },
     /// A replica cannot be repaired, and `recovery.enabled` is false.
     RecoveryDisabled {
         /// Who.
@@ -235,6 +242,7 @@ impl Refusal {
             Self::TargetRefused { reason, .. } => reason,
             Self::NoTarget { .. } => "NoTarget",
             Self::PrimaryNotWell { .. } => "PrimaryNotReady",
+            Self::LongTransaction { .. } => "LongTransaction",
             Self::ReseedDidNotHelp { .. } => "ReseedDidNotHelp",
             Self::NeedsAPerson { .. } => "ReplicaBroken",
         }
@@ -271,7 +279,8 @@ impl Refusal {
             | Self::NotFenced { .. }
             | Self::TargetRefused { .. }
             | Self::NoTarget { .. }
-            | Self::PrimaryNotWell { .. } => None,
+            | Self::PrimaryNotWell { .. }
+            | Self::LongTransaction { .. } => None,
         }
     }
 
@@ -427,6 +436,11 @@ impl fmt::Display for Refusal {
             Self::PrimaryNotWell { message } => {
                 write!(f, "no switchover while the primary is not well ({message})")
             }
+            Self::LongTransaction { primary, transaction: LongTransaction { connection, user, seconds } } => write!(
+                f,
+                "no switchover while a transaction of {user} on {primary} is open that has written (for {seconds} s so far): it would be \
+                 rolled back; wait for its end, or end it there: KILL {connection}"
+            ),
             Self::NeedsAPerson { member, error } => write!(f, "replication of {member} is broken: {error}"),
         }
     }

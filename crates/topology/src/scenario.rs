@@ -101,6 +101,7 @@ pub(crate) fn replica_state(member: &str, server_id: u32, data_id: &str) -> Memb
         strangers: 0,
         trouble: None,
         options_refused: None,
+        long_transaction: None,
         answer_age_ms: 0,
     }
 }

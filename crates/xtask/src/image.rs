@@ -40,8 +40,8 @@ pub(crate) fn run(profile: &str, output: &Path, subject: Subject) -> anyhow::Res
     if let Some(parent) = output.parent() {
         std::fs::create_dir_all(parent)?;
     }
-    // Written aside and renamed: a reader never sees half an archive.
-    let unfinished = output.with_extension("unfinished");
+    // Written aside and renamed: a reader never sees half an archive, nor that of another one who writes it at the same time.
+    let unfinished = output.with_extension(format!("unfinished-{}", std::process::id()));
     std::fs::write(&unfinished, &archive).with_context(|| unfinished.display().to_string())?;
     std::fs::rename(&unfinished, output)?;
     let size = archive.len() as f64 / 1_048_576.0;

@@ -22,6 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             a_primary_that_cannot_write_is_killed_where_others_can,
         ),
         trial("a_lock_on_all_writes_is_no_trouble", a_lock_on_all_writes_is_no_trouble),
+        trial("a_long_transaction_is_told_of", a_long_transaction_is_told_of),
         trial("a_server_that_is_overrun_does_as_it_is_told", a_server_that_is_overrun_does_as_it_is_told),
         trial("a_frozen_server_is_noticed", a_frozen_server_is_noticed),
         trial("a_demotion_asked_for_again_and_again_ends", a_demotion_asked_for_again_and_again_ends),
@@ -109,6 +110,25 @@ fn a_lock_on_all_writes_is_no_trouble() {
             std::thread::sleep(Duration::from_millis(200));
         }
     });
+}
+
+fn a_long_transaction_is_told_of() {
+    let mut lab = Lab::new("long");
+    // What a transaction's start is compared with is not in that time zone.
+    let my_cnf = "[mariadb]\ndefault_time_zone='+05:00'\n".to_owned();
+    lab.primary_with(0, &Settings { my_cnf, ..Settings::default() });
+    lab.sql(0, "CREATE TABLE app.l (i INT)");
+    std::thread::scope(|scope| {
+        scope.spawn(|| lab.sql(0, "BEGIN; SELECT SLEEP(17)"));
+        scope.spawn(|| lab.sql(0, "BEGIN; INSERT INTO app.l VALUES (1); SELECT SLEEP(17); COMMIT"));
+        let state = lab.eventually(0, SOON, |state| state.long_transaction.is_some());
+        let long = state.long_transaction.unwrap();
+        assert_eq!((long.user.as_str(), long.seconds), ("root", 10));
+        let id = "SELECT ID FROM information_schema.PROCESSLIST WHERE INFO LIKE 'SELECT SLEEP%' AND ID = ";
+        assert_eq!(lab.sql(0, &format!("{id}{}", long.connection)), long.connection.to_string());
+        assert_eq!(lab.sql(0, "SELECT COUNT(*) FROM information_schema.INNODB_TRX WHERE trx_rows_modified > 0"), "1");
+    });
+    lab.eventually(0, SOON, |state| state.long_transaction.is_none());
 }
 
 /// Clients that connect again and again while their commits wait take all connections; root has the one that is kept for it.

@@ -43,7 +43,8 @@ fn one_that_is_rolled_back_and_one_that_is_done(cluster: &Cluster, namespace: &s
     await_rows(cluster, namespace, &PAIR, 10)?;
     cluster.sql(namespace, "db-0", "CREATE USER app@'%' IDENTIFIED BY 'App-1-app'; GRANT ALL ON t.* TO app@'%'")?;
     rolled_back(cluster, namespace)?;
-    done(cluster, namespace)
+    done(cluster, namespace)?;
+    refused_while_somebody_writes_for_long(cluster, namespace)
 }
 
 /// The target has the rows, and cannot apply them: somebody holds the table.
@@ -98,5 +99,40 @@ fn done(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
     if primary(cluster, namespace, "db")? != "db-1" {
         return Err(broken("db-1 is not the primary"));
     }
+    await_safe(cluster, namespace, "db")
+}
+
+/// Who has been writing for ten seconds is not cut for a request; for a pod that is told to stop, who writes for however long.
+fn refused_while_somebody_writes_for_long(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
+    let app = "-h db-1 -u app -pApp-1-app";
+    let mut held = session(cluster, namespace, "db-1", app, "BEGIN; INSERT INTO t.t (v) VALUES ('takes long')")?;
+    let refused = cluster.eventually("the transaction counts as long", MINUTE / 2, || {
+        let id = sleeper(cluster, namespace, "db-1")?.ok_or("the session is gone")?;
+        let seconds = "SELECT TIMESTAMPDIFF(SECOND, trx_started, NOW()) FROM information_schema.INNODB_TRX";
+        let lasts: u64 = cluster
+            .sql(namespace, "db-1", &format!("{seconds} WHERE trx_mysql_thread_id = {id}"))?
+            .parse()
+            .map_err(|_| "it has no transaction".to_owned())?;
+        if lasts < 14 {
+            return Err(format!("{lasts} s"));
+        }
+        let (code, out, err) = cluster.mariadb_exit(&["switchover", "db", "-n", namespace, "--to", "db-0"])?;
+        let told = out.contains("a transaction of app on db-1") && out.contains(&format!("KILL {id}"));
+        if code == 3 && told { Ok(()) } else { Err(broken(format_args!("switchover: {code}: {out}{err}"))) }
+    });
+    let stays = held.try_wait().is_ok_and(|status| status.is_none());
+    cluster.kubectl(&["delete", "pod", "db-1", "-n", namespace, "--wait=false"])?;
+    let moved = cluster.eventually("db-0 is the primary", MINUTE, || match primary(cluster, namespace, "db")? {
+        now if now == "db-0" => Ok(()),
+        now => Err(format!("it is {now}")),
+    });
+    let _ = held.kill();
+    let _ = held.wait();
+    refused?;
+    if !stays {
+        return Err("a switchover that was refused has cut the session".to_owned());
+    }
+    moved?;
+    equal_in_the_end(cluster, namespace, &PAIR, 13)?;
     await_safe(cluster, namespace, "db")
 }

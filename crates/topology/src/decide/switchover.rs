@@ -27,6 +27,8 @@ struct Asked {
     target: Option<MemberName>,
     /// A request that is answered once, whatever comes of it.
     once: bool,
+    /// The pod goes in any case.
+    urgent: bool,
 }
 
 /// Somebody wants another primary.
@@ -37,18 +39,19 @@ fn asked(pass: &Pass<'_>) -> Option<Asked> {
         && pass.record.answered.as_ref() != Some(&request.id)
     {
         let cause = Cause { reason: "Requested", message: request.why.clone(), request: Some(request.id.clone()) };
-        return Some(Asked { cause, target: request.target.clone(), once: true });
+        return Some(Asked { cause, target: request.target.clone(), once: true, urgent: false });
     }
     if pass.record.wanted.as_ref() != Some(&intent.wanted_primary) && pass.record.wanted.is_some() {
         let message = format!("{} is wanted as primary", intent.wanted_primary);
         let cause = Cause { reason: "PrimaryWanted", message, request: None };
-        return Some(Asked { cause, target: Some(intent.wanted_primary.clone()), once: false });
+        return Some(Asked { cause, target: Some(intent.wanted_primary.clone()), once: false, urgent: false });
     }
     let leaving = pass.primary().and_then(Member::state).is_some_and(|state| state.leaving);
     if leaving || intent.vacate.contains(&holder.member) {
         let reason = if leaving { "PodStops" } else { "MemberVacated" };
         let message = format!("{} shall be restarted or taken away", holder.member);
-        return Some(Asked { cause: Cause { reason, message, request: None }, target: None, once: false });
+        let cause = Cause { reason, message, request: None };
+        return Some(Asked { cause, target: None, once: false, urgent: leaving });
     }
     None
 }
@@ -86,7 +89,7 @@ pub(super) fn consider(pass: &mut Pass<'_>) -> Flow {
         Some(name) => named_target(pass, name),
         None => best_target(pass),
     };
-    let target = match target {
+    let target = match target.and_then(|target| nobody_writes_for_long(primary, &asked).map(|()| target)) {
         Ok(target) => target,
         Err(refusal) => {
             if asked.once {
@@ -116,6 +119,16 @@ pub(super) fn consider(pass: &mut Pass<'_>) -> Flow {
     pass.order(primary, Action::SetReadOnly { grace_ms, kill: false });
     stop_siblings(pass, primary, target);
     Flow::Stop
+}
+
+/// Its clients are cut: what one of them has been writing for long would be rolled back, and that takes as long once more.
+fn nobody_writes_for_long(primary: Member<'_>, asked: &Asked) -> Result<(), Refusal> {
+    match primary.state().and_then(|state| state.long_transaction.clone()) {
+        Some(transaction) if !asked.urgent => {
+            Err(Refusal::LongTransaction { primary: primary.name().clone(), transaction })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The request was looked at, and that is that.

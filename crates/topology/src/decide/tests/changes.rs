@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{log, reasons};
 use crate::decision::Decision;
 use crate::intent::{Durability, Request};
-use crate::member::{Phase, ThreadState};
+use crate::member::{LongTransaction, Phase, ThreadState};
 use crate::observation::Pod;
 use crate::plan::{Change, Forecast, Outcome};
 use crate::scenario::{World, intent, name};
@@ -414,6 +414,35 @@ fn a_target_that_still_follows_a_former_primary_is_refused() {
     let decision = change(&mut world);
     let Outcome::RolledBack { why } = the_change(decision).outcome else { panic!("done") };
     assert_eq!(why, "no switchover to db-1: it does not follow the primary yet");
+}
+
+#[test]
+fn nobody_who_writes_for_long_is_cut_for_a_request() {
+    let mut world = safe(3);
+    let long = LongTransaction { connection: 15, user: "app".to_owned(), seconds: 70 };
+    world.member("db-0").state.long_transaction = Some(long.clone());
+    world.intent.request =
+        Some(Request { id: "1".to_owned(), target: Some(name("db-1")), why: "asked by the test".to_owned() });
+    let Outcome::RolledBack { why } = the_change(change(&mut world)).outcome else { panic!("done") };
+    assert!(why.starts_with("no switchover while a transaction of app on db-0 is open"), "{why}");
+    assert!(
+        why.ends_with("(for 70 s so far): it would be rolled back; wait for its end, or end it there: KILL 15"),
+        "{why}"
+    );
+    world.log.clear();
+    // A wish stays, and is granted when the transaction is over.
+    world.intent.wanted_primary = name("db-1");
+    let decision = world.run_for(10);
+    let refusals: Vec<_> = decision.report.refusals.iter().map(crate::decision::Refusal::reason).collect();
+    assert_eq!((refusals.as_slice(), world.log.as_slice()), (["LongTransaction"].as_slice(), [].as_slice()));
+    world.member("db-0").state.long_transaction = None;
+    world.settle();
+    assert_eq!(holder(&world), "db-1");
+    // A pod that is told to stop goes in any case.
+    world.member("db-1").state.long_transaction = Some(long);
+    world.member("db-1").state.leaving = true;
+    world.settle();
+    assert_ne!(holder(&world), "db-1");
 }
 
 #[test]
