@@ -429,6 +429,7 @@ async fn point_at(shared: &Arc<Shared>, source: &Source) -> Result<Outcome, Refu
     Ok(Outcome::Done)
 }
 
+/// `CHANGE MASTER`, with both threads stopped.
 async fn set_source(shared: &Arc<Shared>, session: &mut sql::Session, follow: &sql::Follow<'_>) -> Result<(), Refusal> {
     // First stopped, then looked at: what a running SQL thread has not applied yet goes with CHANGE MASTER, and may have been
     // acknowledged.
