@@ -353,7 +353,12 @@ impl Memory {
 
     /// Did the last attempt of this kind fail?
     pub fn failed(&self, kind: Kind) -> bool {
-        self.tries.get(&kind).is_some_and(|tries| tries.error.is_some())
+        self.error(kind).is_some()
+    }
+
+    /// Why the last attempt of this kind failed.
+    pub fn error(&self, kind: Kind) -> Option<&str> {
+        self.tries.get(&kind)?.error.as_deref()
     }
 
     /// It could not take the command yet: as if nothing had been tried, and a moment's pause.

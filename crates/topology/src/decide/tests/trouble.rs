@@ -210,6 +210,17 @@ fn what_is_written_after_a_re_seed_was_decided_is_saved_first() {
 }
 
 #[test]
+fn a_re_seed_that_is_refused_says_why() {
+    let mut world = running(3);
+    world.replication("db-1").passed_over = 5;
+    world.member("db-1").refuses = Some("its server does not answer".to_owned());
+    world.pass(|_| true);
+    let decision = world.decide();
+    let told: Vec<String> = decision.report.refusals.iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["db-1 could not be seeded: its server does not answer"]);
+}
+
+#[test]
 fn a_refused_login_sets_the_accounts_right() {
     let mut world = running(2);
     world.replication("db-1").io = ThreadState::Connecting;
