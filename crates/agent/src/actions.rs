@@ -267,6 +267,12 @@ where
 
 fn start(shared: &Arc<Shared>, turn: Turn, as_replica: bool) -> Result<Outcome, Refusal> {
     if shared.server.is_running() {
+        // A copy came to nothing, and the data that it was to replace is served on.
+        shared.state.update(|state| {
+            if matches!(state.phase, Phase::Failed { .. }) && state.server.is_some() {
+                state.phase = Phase::Running;
+            }
+        });
         return Ok(Outcome::Done);
     }
     match shared.state.now().volume {

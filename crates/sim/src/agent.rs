@@ -134,6 +134,7 @@ impl World {
                     return refuse("its binary log is not what it was");
                 }
                 let Some(donor) = self.by_host(&donor.host) else { return refuse("no donor") };
+                self.members[n].clone_failed = false;
                 // What is there stays until the copy is complete, and is replaced by a rename.
                 self.members[n].cloning = Some(Cloning {
                     donor,
@@ -148,6 +149,7 @@ impl World {
                 if member.disk.data_id.is_none() {
                     return refuse("no data");
                 }
+                member.clone_failed = false;
                 if member.process.is_none() {
                     self.start(n, *as_replica)?;
                 }
@@ -441,6 +443,7 @@ impl World {
         let there =
             from.process.as_ref().is_some_and(Process::answers) && self.reach(Node::Member(n), Node::Member(donor));
         self.members[n].sequence += 1;
+        self.members[n].clone_failed = true;
         if !there || self.members[donor].disk.waiting > 0 {
             return Ok(()); // A donor that fails, or whose commits wait, gives nothing.
         }
@@ -474,7 +477,7 @@ impl World {
             saved,
             ..Disk::default()
         };
-        (member.fence, member.marker) = (None, None);
+        (member.fence, member.marker, member.clone_failed) = (None, None, false);
         member.claims_saved.clear();
         member.launch();
         Ok(())
@@ -609,6 +612,9 @@ impl World {
                 received: 0,
                 total: None,
             },
+            _ if member.clone_failed => {
+                Phase::Failed { reason: "CloneFailed".to_owned(), message: "the copy came to nothing".to_owned() }
+            }
             (None, None) => Phase::Waiting,
             (Some(process), None) if process.starting > 0 => Phase::Starting,
             (Some(_), None) => Phase::Running,

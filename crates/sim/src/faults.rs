@@ -155,7 +155,7 @@ impl World {
         self.disconnect(n);
         let now = self.now;
         let member = &mut self.members[n];
-        member.process = None;
+        member.clone_failed &= member.process.take().is_none();
         member.resumes = None;
         member.idle_since = now;
         member.sequence += 1;
@@ -164,7 +164,7 @@ impl World {
     fn restart_agent(&mut self, n: usize) {
         let member = &mut self.members[n];
         member.life += 1;
-        (member.fence, member.marker, member.cloning) = (None, None, None);
+        (member.fence, member.marker, member.cloning, member.clone_failed) = (None, None, None, false);
         member.locks_stamp = topology::Stamp::default();
         (member.strangers, member.has_run) = (0, false);
         self.forget_time(n);

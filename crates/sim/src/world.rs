@@ -180,6 +180,8 @@ pub(crate) struct Member {
     pub(crate) marker: Option<(Stamp, Entry, bool)>,
     pub(crate) locks_stamp: Stamp,
     pub(crate) cloning: Option<Cloning>,
+    /// The last copy came to nothing, and nothing was told since.
+    pub(crate) clone_failed: bool,
     pub(crate) awaits: Vec<Await>,
     /// No decision since.
     pub(crate) idle_since: Time,
@@ -309,6 +311,7 @@ impl World {
                 marker: None,
                 locks_stamp: Stamp::default(),
                 cloning: None,
+                clone_failed: false,
                 awaits: Vec::new(),
                 idle_since: Time(1_000_000),
                 claims_saved: Vec::new(),

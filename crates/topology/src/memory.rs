@@ -230,6 +230,11 @@ impl Memory {
             self.accounts.clear();
             self.identity = Some(identity);
         }
+        if let Phase::Failed { message, .. } = &state.phase
+            && let Some(tries) = self.tries.get_mut(&Kind::Reseed)
+        {
+            tries.error.get_or_insert_with(|| message.clone());
+        }
         self.stranger |= state.strangers > self.strangers;
         self.strangers = state.strangers;
         let positions = state.server.as_ref().map(|server| {
@@ -378,9 +383,9 @@ impl Memory {
     /// How long until a kind may be tried (again); zero: now.
     pub fn wait_for(&self, kind: Kind, now: Time) -> Duration {
         let Some(tries) = self.tries.get(&kind) else { return Duration::ZERO };
-        // A copy that was not even begun has replaced nothing that could have helped.
-        let begun = kind != Kind::Reseed || tries.error.is_none();
-        let mut pause = if begun { kind } else { Kind::Clone }.pause(tries.count);
+        // A copy that was refused, or came to nothing, has replaced nothing that could have helped.
+        let whole = kind != Kind::Reseed || tries.error.is_none();
+        let mut pause = if whole { kind } else { Kind::Clone }.pause(tries.count);
         if tries.error.is_none() && kind.is_a_switch() {
             pause = pause.min(SWITCHED);
         }

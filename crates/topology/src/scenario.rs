@@ -148,6 +148,8 @@ pub(crate) struct Model {
     pub(crate) hangs_since: Option<Time>,
     /// Every order is refused with this.
     pub(crate) refuses: Option<String>,
+    /// The next copy in place of its data comes to nothing.
+    pub(crate) donor_fails: Option<String>,
     /// The data, while no server runs on it.
     disk: Option<ServerState>,
     /// What is still to happen of the last long action.
@@ -213,6 +215,7 @@ impl World {
                 frozen: None,
                 hangs_since: None,
                 refuses: None,
+                donor_fails: None,
                 disk: None,
                 pending: None,
                 memory: Memory::default(),
@@ -515,6 +518,10 @@ impl World {
             }
             Action::Clone { donor, .. } if copies[&donor.host].0.as_ref().is_some_and(|s| s.semi_sync.waiting > 0) => {
                 panic!("a copy of {member} was begun from {}, and waits behind its commits for ever", donor.host);
+            }
+            Action::Clone { replaces: Some(_), .. } if model.donor_fails.is_some() => {
+                let message = model.donor_fails.take().unwrap_or_default();
+                model.state.phase = Phase::Failed { reason: "DonorFailed".to_owned(), message };
             }
             Action::Clone { donor, data_id, replaces: _ } => {
                 model.state.phase = Phase::Cloning { donor: donor.host.clone(), received: 0, total: None };

@@ -255,6 +255,9 @@ fn a_copy_replaces_only_what_was_judged() {
     assert_eq!(state.volume, Volume::Data { data_id: DataId("data-1".into()) });
     assert_eq!(lab.sql(1, "SELECT GROUP_CONCAT(v) FROM app.own"), "before,meanwhile");
     assert!(!lab.volume(1).join("data.new").exists());
+    // What failed was the copy: the server runs, and counts again once that is heard.
+    lab.tell(1, Action::StartServer { as_replica: false }).unwrap();
+    assert_eq!(lab.state(1).unwrap().phase, Phase::Running);
 
     // What it replicates on is no change, and a client that holds a lock is cut.
     let again = lab.anew(1, 0, "again");

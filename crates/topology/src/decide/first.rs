@@ -185,7 +185,12 @@ fn open_first(pass: &mut Pass<'_>, first: Member<'_>) -> Flow {
 /// What it starts as is decided first: data that was written to as primary, and whose place another one has taken, loses in
 /// crash recovery what nobody acknowledged.
 pub(super) fn start(pass: &mut Pass<'_>, member: Member<'_>) {
-    report_failure(pass, member, |member, message| Refusal::CannotStart { member, message });
+    // Where a copy came to nothing, the server of the data that it was to replace runs on: it is only told so.
+    let runs = member.state().is_some_and(|state| state.server.is_some());
+    report_failure(pass, member, |member, message| match runs {
+        true => Refusal::CannotClone { member, message },
+        false => Refusal::CannotStart { member, message },
+    });
     if member.idle() && pass.can_order(member) {
         let as_replica = pass.record.holder.is_some() && !pass.is_holder(member) && was_primary(pass, member);
         pass.order_patiently(member, Action::StartServer { as_replica });

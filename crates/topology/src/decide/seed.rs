@@ -163,14 +163,10 @@ fn reseed(pass: &mut Pass<'_>, member: Member<'_>, error: &str) {
     }
     let wait = member.seen.map_or(Duration::ZERO, |seen| seen.memory.wait_for(Kind::Reseed, pass.now));
     if !wait.is_zero() {
-        let refused = member.seen.and_then(|seen| seen.memory.error(Kind::Reseed));
-        if let Some(message) = refused {
-            pass.refuse(Refusal::CannotClone { member: name.clone(), message: message.to_owned() });
-        } else if matches!(member.phase(), Some(Phase::Failed { .. })) {
-            report_failure(pass, member, |member, message| Refusal::CannotClone { member, message });
-        } else {
-            pass.refuse(Refusal::ReseedDidNotHelp { member: name.clone(), error: error.to_owned() });
-        }
+        pass.refuse(match member.seen.and_then(|seen| seen.memory.error(Kind::Reseed)) {
+            Some(message) => Refusal::CannotClone { member: name.clone(), message: message.to_owned() },
+            None => Refusal::ReseedDidNotHelp { member: name.clone(), error: error.to_owned() },
+        });
         pass.look_again_in(wait);
         return;
     }
