@@ -269,7 +269,7 @@ fn start(shared: &Arc<Shared>, turn: Turn, as_replica: bool) -> Result<Outcome, 
     if shared.server.is_running() {
         // A copy came to nothing, and the data that it was to replace is served on.
         shared.state.update(|state| {
-            if matches!(state.phase, Phase::Failed { .. }) && state.server.is_some() {
+            if matches!(state.phase, Phase::Failed { .. } | Phase::ConfigRefused { .. }) && state.server.is_some() {
                 state.phase = Phase::Running;
             }
         });
