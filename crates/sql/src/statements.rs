@@ -14,6 +14,8 @@ use crate::rows::{self, Named};
 use crate::session::{Session, SqlError};
 use crate::{identifier, quote};
 
+/// Of `PROCESSLIST`: neither the server's own threads nor ours over the socket.
+const IS_A_CLIENT: &str = "USER NOT IN ('system user', 'event_scheduler', 'mysql')";
 /// The connection to be killed is gone already.
 const NO_SUCH_THREAD: u32 = 1094;
 /// `STOP SLAVE` of a member that is to open: its IO thread is stopped already, or caught in `connect()`.
@@ -191,11 +193,7 @@ impl Session {
              AND (INFO LIKE 'START SLAVE%' OR INFO LIKE 'CHANGE MASTER%' OR INFO LIKE 'SELECT MASTER_GTID_WAIT%')";
         for row in self.rows("processlist", READ_LIMIT, SQL).await? {
             let id: u64 = Named { what: "processlist", row: &row }.parsed("id")?;
-            match self.run("KILL", CHANGE_LIMIT, &format!("KILL {id}")).await {
-                Ok(()) => {}
-                Err(error) if error.errno() == Some(NO_SUCH_THREAD) => {}
-                Err(error) => return Err(error),
-            }
+            self.end_connection(id).await?;
         }
         Ok(())
     }
@@ -207,21 +205,23 @@ impl Session {
         while Instant::now() < until && self.writers().await? > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let wait = limit.as_secs().max(1);
-        self.run("lock_wait_timeout", CHANGE_LIMIT, &format!("SET SESSION lock_wait_timeout={wait}")).await?;
+        self.limit_lock_waits(limit).await?;
         self.run("read_only=ON", limit + Duration::from_secs(1), "SET GLOBAL read_only=ON").await?;
         self.run("event_scheduler=OFF", CHANGE_LIMIT, "SET GLOBAL event_scheduler=OFF").await?;
         self.cut_clients().await
     }
 
+    /// One that is gone already is as good.
+    async fn end_connection(&mut self, id: u64) -> Result<(), SqlError> {
+        match self.run("KILL", CHANGE_LIMIT, &format!("KILL {id}")).await {
+            Err(error) if error.errno() != Some(NO_SUCH_THREAD) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     async fn cut_clients(&mut self) -> Result<(), SqlError> {
         for id in self.clients().await? {
-            // One that is gone already is as good.
-            match self.run("KILL", CHANGE_LIMIT, &format!("KILL {id}")).await {
-                Ok(()) => {}
-                Err(error) if error.errno() == Some(NO_SUCH_THREAD) => {}
-                Err(error) => return Err(error),
-            }
+            self.end_connection(id).await?;
         }
         Ok(())
     }
@@ -229,11 +229,16 @@ impl Session {
     /// Nothing is committed on this server while this session lasts, by root neither (`FLUSH TABLES WITH READ LOCK`). That waits for
     /// `LOCK TABLES ... WRITE`, not for queries and open transactions: clients are cut before.
     pub async fn lock_commits(&mut self, limit: Duration) -> Result<(), SqlError> {
+        const LOCK: &str = "FLUSH TABLES WITH READ LOCK";
         self.cut_clients().await?;
+        self.limit_lock_waits(limit).await?;
+        self.run(LOCK, limit + Duration::from_secs(1), LOCK).await
+    }
+
+    /// What this session asks for gives up a lock that it does not get in this time.
+    async fn limit_lock_waits(&mut self, limit: Duration) -> Result<(), SqlError> {
         let wait = limit.as_secs().max(1);
-        self.run("lock_wait_timeout", CHANGE_LIMIT, &format!("SET SESSION lock_wait_timeout={wait}")).await?;
-        let sql = "FLUSH TABLES WITH READ LOCK";
-        self.run("FLUSH TABLES WITH READ LOCK", limit + Duration::from_secs(1), sql).await
+        self.run("lock_wait_timeout", CHANGE_LIMIT, &format!("SET SESSION lock_wait_timeout={wait}")).await
     }
 
     /// Transactions of clients that have written.
@@ -251,7 +256,7 @@ impl Session {
         let sql = format!(
             "SELECT ID AS id, USER AS user, TIMESTAMPDIFF(SECOND, trx_started, CONVERT_TZ(NOW(), @@time_zone, 'SYSTEM')) AS seconds \
              FROM information_schema.INNODB_TRX JOIN information_schema.PROCESSLIST ON ID = trx_mysql_thread_id \
-             WHERE trx_rows_modified > 0 AND USER NOT IN ('system user', 'event_scheduler', 'mysql') \
+             WHERE trx_rows_modified > 0 AND {IS_A_CLIENT} \
              AND IFNULL(STATE, '') NOT LIKE 'Waiting for semi-sync%' HAVING seconds >= {} ORDER BY seconds DESC LIMIT 1",
             LONG.as_secs()
         );
@@ -265,9 +270,11 @@ impl Session {
 
     /// Connections of clients: neither the server's own threads nor replicas nor ours over the socket.
     async fn clients(&mut self) -> Result<Vec<u64>, SqlError> {
-        const SQL: &str = "SELECT ID AS id FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID() AND USER NOT IN \
-             ('system user', 'event_scheduler', 'mysql') AND COMMAND NOT IN ('Binlog Dump', 'Daemon')";
-        let rows = self.rows("processlist", READ_LIMIT, SQL).await?;
+        let sql = format!(
+            "SELECT ID AS id FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID() AND {IS_A_CLIENT} \
+             AND COMMAND NOT IN ('Binlog Dump', 'Daemon')"
+        );
+        let rows = self.rows("processlist", READ_LIMIT, &sql).await?;
         rows.iter().map(|row| Named { what: "processlist", row }.parsed("id")).collect()
     }
 

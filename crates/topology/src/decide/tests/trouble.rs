@@ -209,6 +209,11 @@ fn what_is_written_after_a_re_seed_was_decided_is_saved_first() {
     assert!(world.settle().report.health.ok);
 }
 
+/// What is refused, in words.
+fn told(decision: &Decision) -> Vec<String> {
+    decision.report.refusals.iter().map(ToString::to_string).collect()
+}
+
 /// Found by a storm: the donor was needed elsewhere, the data that was to be replaced was served on, and its member counted as one whose
 /// server does not start, for ever.
 #[test]
@@ -218,9 +223,7 @@ fn a_re_seed_that_comes_to_nothing_is_tried_again_soon() {
     world.member("db-1").donor_fails = Some("db-2 is needed".to_owned());
     world.pass(|_| true);
     assert_eq!(log(&mut world), "db-1 reseed db-2");
-    let decision = world.pass(|_| true);
-    let told = |decision: &Decision| decision.report.refusals.iter().map(ToString::to_string).collect::<Vec<_>>();
-    assert_eq!(told(&decision), ["db-1 could not be seeded: db-2 is needed"]);
+    assert_eq!(told(&world.pass(|_| true)), ["db-1 could not be seeded: db-2 is needed"]);
     assert_eq!(log(&mut world), "db-1 start");
     assert_eq!(told(&world.pass(|_| true)), ["db-1 could not be seeded: db-2 is needed"]);
     world.run_for(5);
@@ -234,9 +237,7 @@ fn a_re_seed_that_is_refused_says_why() {
     world.replication("db-1").passed_over = 5;
     world.member("db-1").refuses = Some("its server does not answer".to_owned());
     world.pass(|_| true);
-    let decision = world.decide();
-    let told: Vec<String> = decision.report.refusals.iter().map(ToString::to_string).collect();
-    assert_eq!(told, ["db-1 could not be seeded: its server does not answer"]);
+    assert_eq!(told(&world.decide()), ["db-1 could not be seeded: its server does not answer"]);
 }
 
 #[test]
