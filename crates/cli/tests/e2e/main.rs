@@ -123,9 +123,12 @@ fn trial(cluster: &Arc<Cluster>, turns: &Arc<Turns>, name: &'static str, scenari
             other => other.unwrap_or(name).replace('_', "-"),
         };
         let clean_up = || {
-            if std::env::var_os("E2E_KEEP").is_none() {
-                let _ = cluster.kubectl(&["delete", "namespace", &namespace, "--timeout=180s"]);
+            if std::env::var_os("E2E_KEEP").is_some() {
+                return Ok(());
             }
+            // What does not go is a failure, too.
+            let gone = cluster.kubectl(&["delete", "namespace", &namespace, "--timeout=180s", "--ignore-not-found"]);
+            gone.map(drop).map_err(|failure| format!("{failure}\n{}", cluster.explain(&namespace)))
         };
         let run = || {
             let manifest = format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace}\n");
@@ -139,12 +142,11 @@ fn trial(cluster: &Arc<Cluster>, turns: &Arc<Turns>, name: &'static str, scenari
             }
             // Two cores carry servers, builds and this: a time limit that is missed once is tried again, and told.
             cluster::say(&format!("retried: {name}: {first}\n{}", cluster.explain(&namespace)));
-            clean_up();
+            clean_up().map_err(|left| format!("{first}\nand then: {left}"))?;
             run()
         });
         let result = result.map_err(|failure| format!("{failure}\n{}", cluster.explain(&namespace)));
-        clean_up();
-        result.map_err(Failed::from)
+        result.and(clean_up()).map_err(Failed::from)
     };
     Trial::test(name, move || turns.take(test))
 }

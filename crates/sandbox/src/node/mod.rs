@@ -11,6 +11,7 @@ pub(crate) mod heartbeat;
 pub mod logs;
 pub mod mount;
 pub(crate) mod object_volumes;
+pub mod orphans;
 pub(crate) mod pod;
 pub(crate) mod probe;
 pub(crate) mod pull;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use tokio::io::unix::AsyncFd;
 
+use super::orphans::Awaited;
 use crate::command::run;
 
 /// What `runc` could not do.
@@ -67,16 +68,18 @@ pub struct Exit {
 #[derive(Debug)]
 pub struct Process {
     pidfd: AsyncFd<OwnedFd>,
+    _awaited: Awaited,
 }
 
 impl Process {
     fn open(pid: i32) -> Result<Self, RuntimeError> {
         let pid = Pid::from_raw(pid).ok_or_else(|| RuntimeError::Runc("runc reported no process id".to_owned()))?;
+        let awaited = Awaited::new(pid);
         let fd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|e| io("pidfd")(e.into()))?;
         // The replacement is an unsafe function; an owned descriptor is what it asks for.
         #[expect(deprecated)]
         let pidfd = AsyncFd::with_interest(fd, tokio::io::Interest::READABLE).map_err(io("watching a process"))?;
-        Ok(Self { pidfd })
+        Ok(Self { pidfd, _awaited: awaited })
     }
 
     /// Waits until it ends; to be called once, by its owner.

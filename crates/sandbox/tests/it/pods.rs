@@ -7,8 +7,8 @@ use sandbox::host;
 use sandbox::images::ImageStore;
 use sandbox::network::Network;
 use sandbox::network::services::{ServicePort, Transport, rules};
-use sandbox::node::mount;
-use sandbox::node::runtime::{Exit, Runtime, Streams};
+use sandbox::node::runtime::{ExecOptions, Exit, Process, Runtime, Streams};
+use sandbox::node::{mount, orphans};
 use sandbox::paths::Paths;
 use sandbox::settings::Settings;
 use serde_json::json;
@@ -50,6 +50,19 @@ impl Machine {
 
     /// Runs a shell script as a container; its exit and its output.
     async fn run(&self, id: &str, namespace: &std::path::Path, script: &str) -> (Exit, String) {
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("pipe");
+        let streams = Streams { stdin: None, stdout: writer.try_clone().ok(), stderr: Some(writer) };
+        let process = self.start(id, namespace, script, streams).await;
+        let exit = process.wait().await;
+        let mut text = String::new();
+        let mut pipe = tokio::net::unix::pipe::Receiver::from_owned_fd(reader).expect("pipe");
+        pipe.read_to_string(&mut text).await.expect("output");
+        self.runtime.delete(id).await.expect("delete");
+        (exit, text)
+    }
+
+    /// Starts a shell script as a container.
+    async fn start(&self, id: &str, namespace: &std::path::Path, script: &str, streams: Streams) -> Process {
         let bundle = self.paths.dir().join(id);
         let rootfs = bundle.join("rootfs");
         mount::overlay(&self.image, &bundle.join("upper"), &bundle.join("work"), &rootfs).expect("overlay");
@@ -64,15 +77,7 @@ impl Machine {
             },
         });
         std::fs::write(bundle.join("config.json"), config.to_string()).expect("config");
-        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("pipe");
-        let streams = Streams { stdin: None, stdout: writer.try_clone().ok(), stderr: Some(writer) };
-        let (process, _) = self.runtime.start(id, &bundle, streams, false).await.expect("start");
-        let exit = process.wait().await;
-        let mut text = String::new();
-        let mut pipe = tokio::net::unix::pipe::Receiver::from_owned_fd(reader).expect("pipe");
-        pipe.read_to_string(&mut text).await.expect("output");
-        self.runtime.delete(id).await.expect("delete");
-        (exit, text)
+        self.runtime.start(id, &bundle, streams, false).await.expect("start").0
     }
 }
 
@@ -104,6 +109,34 @@ async fn containers_report_how_they_ended() {
     let (exit, _) = machine.run("two", &pod.namespace, "sh -c 'sleep 0.1; kill -9 1' & sleep 5").await;
     assert_eq!(exit.signal, None, "process 1 cannot be killed from inside");
     machine.network.remove_pod(&pod).await.expect("remove");
+}
+
+/// A container ends when its last process has been reaped: also one that nobody waits for any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn containers_end_though_a_command_in_them_was_forgotten() {
+    if !able("containers_end_though_a_command_in_them_was_forgotten") {
+        return;
+    }
+    let machine = Machine::new("orphan").await;
+    let reaper = tokio::spawn(orphans::reap());
+    let pod = machine.network.add_pod("a").await.expect("pod");
+    let process = machine.start("one", &pod.namespace, "exec sleep 1000", Streams::default()).await;
+    let command = ExecOptions { command: vec!["touch".to_owned(), "/ran".to_owned()], tty: false };
+    let given_up =
+        tokio::time::timeout(Duration::from_millis(1), machine.runtime.exec("one", &command, Streams::default()));
+    assert!(given_up.await.is_err(), "a command takes longer to start");
+    let ran = machine.paths.dir().join("one/upper/ran");
+    let until = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !ran.exists() && tokio::time::Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(ran.exists(), "the command did not run");
+    process.signal(rustix::process::Signal::KILL);
+    let exit = tokio::time::timeout(Duration::from_secs(20), process.wait()).await;
+    assert_eq!(exit.expect("the container does not end").signal, Some(9));
+    machine.runtime.delete("one").await.expect("delete");
+    machine.network.remove_pod(&pod).await.expect("remove");
+    reaper.abort();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
