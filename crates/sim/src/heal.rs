@@ -67,7 +67,7 @@ impl World {
             return Err(self.broken(Law::Healthy, None, "no primary".to_owned()));
         };
         self.check_opened(primary)?;
-        Ok(self.check_equal(primary).err())
+        Ok(self.check_all_told().and_then(|()| self.check_equal(primary)).err())
     }
 
     /// A refusal that asks for a person.

@@ -26,6 +26,8 @@ pub enum Law {
     Equal,
     /// A person is asked only where data is gone.
     PersonAskedRightly,
+    /// Every change of primary is told, whoever decided it and whatever became of them, and with it what it lost.
+    ChangeTold,
     /// Without a promise: what was lost is told.
     LossTold,
     /// Without a promise: two members never take writes at one moment.
@@ -43,6 +45,7 @@ impl fmt::Display for Law {
             Self::Healthy => "healthy when faults are over",
             Self::Equal => "members are equal when all is well",
             Self::PersonAskedRightly => "a person is asked only where data is lost",
+            Self::ChangeTold => "every change of primary is told",
             Self::LossTold => "what may be lost is told",
             Self::OneAtATime => "one member at a time takes writes",
         })
@@ -132,6 +135,22 @@ impl World {
         }
         self.given_up.extend(lacks);
         Ok(())
+    }
+
+    /// The last epoch whose beginning was told.
+    pub(crate) fn told(&self) -> u64 {
+        self.told.last_key_value().map_or(0, |(epoch, _)| *epoch)
+    }
+
+    /// When all is well again, all changes have been told.
+    pub(crate) fn check_all_told(&self) -> Result<(), Box<Violation>> {
+        match self.begun.iter().find(|(epoch, lost)| self.told.get(epoch) != Some(lost)) {
+            None => Ok(()),
+            Some((epoch, _)) => {
+                let how = format!("nobody is told how epoch {epoch} began, or not all of it");
+                Err(self.broken(Law::ChangeTold, None, how))
+            }
+        }
     }
 
     /// Member `n` was opened: nobody else was in this epoch, and everything that was acknowledged is there.

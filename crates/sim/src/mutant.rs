@@ -40,6 +40,8 @@ pub enum Mutant {
     FollowOnce,
     /// Relay logs that a start of replication throws away are not kept aside.
     KeepNothingAside,
+    /// The record does not say how an epoch began.
+    SayNothing,
     /// Without a promise: the record is taken from a primary that nobody hears before its time is up.
     TakeAtOnce,
     /// Without a promise: a primary that nobody confirms stays open.
@@ -74,6 +76,7 @@ impl Mutant {
             Mutant::SkipOwnEvents => &[Law::Equal],
             Mutant::FollowOnce => &[Law::Healthy],
             Mutant::KeepNothingAside => &[Law::NeverTheLastCopy],
+            Mutant::SayNothing => &[Law::ChangeTold],
             Mutant::TakeAtOnce | Mutant::NeverClose | Mutant::ConfirmAndTakePart => &[Law::OneAtATime],
         }
     }
@@ -99,7 +102,7 @@ impl Mutant {
     }
 
     /// All of them.
-    pub const ALL: [Mutant; 19] = [
+    pub const ALL: [Mutant; 20] = [
         Mutant::SkipDrain,
         Mutant::ForgetEpoch,
         Mutant::ResetMaster,
@@ -116,6 +119,7 @@ impl Mutant {
         Mutant::SkipOwnEvents,
         Mutant::FollowOnce,
         Mutant::KeepNothingAside,
+        Mutant::SayNothing,
         Mutant::TakeAtOnce,
         Mutant::NeverClose,
         Mutant::ConfirmAndTakePart,

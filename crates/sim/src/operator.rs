@@ -9,7 +9,7 @@ use topology::action::Action;
 use topology::member::{MemberName, MemberState};
 use topology::memory::Memory;
 use topology::observation::{Agent, Claim, Observation, Pod, Seen};
-use topology::plan::PlanKind;
+use topology::plan::{Outcome, PlanKind};
 use topology::{Command, Course, Decision, Record, Time, decide};
 
 use crate::laws::Violation;
@@ -54,7 +54,8 @@ enum Heard {
 }
 
 impl Operator {
-    pub(crate) fn new(id: u64) -> Self {
+    /// It knows of the changes up to epoch `told` that they have been told.
+    pub(crate) fn new(id: u64, told: u64) -> Self {
         Self {
             id,
             alive: true,
@@ -62,7 +63,7 @@ impl Operator {
             heard_of: Vec::new(),
             kept: None,
             renewed: Time::default(),
-            course: Course::default(),
+            course: Course { told, ..Course::default() },
             memories: BTreeMap::new(),
             heard: BTreeMap::new(),
             not_before: Time(0),
@@ -159,7 +160,7 @@ impl World {
         self.operators[i].late = Some((Box::new(decision), version, self.now.after(wait)));
         self.tell(|| "the operator is stopped in the middle; another one takes over".to_owned());
         let id = self.rng.random_range(2..u64::MAX);
-        self.operators.push(Operator::new(id));
+        self.operators.push(Operator::new(id, self.told()));
         Ok(())
     }
 
@@ -196,6 +197,7 @@ impl World {
             }
             if record.epoch > self.lease.record.epoch {
                 self.check_told(record, &decision.course)?;
+                self.begun.extend(decision.course.finishing.as_ref().map(|change| (change.epoch, change.lost.clone())));
             }
             self.strangers_are_known(i);
             self.lease.record = record.clone();
@@ -214,6 +216,8 @@ impl World {
             self.operators[i].kept = None;
         }
         self.operators[i].course = decision.course.clone();
+        let done = decision.changes.iter().filter(|change| change.outcome == Outcome::Done);
+        self.told.extend(done.map(|change| (change.epoch, change.lost.clone())));
         let mut by_member: BTreeMap<usize, Vec<Command>> = BTreeMap::new();
         for (member, command) in decision.commands() {
             if let Some(n) = self.index(member) {
@@ -323,6 +327,7 @@ impl World {
                 record.epoch = before.epoch;
                 decision.stamp = record.stamp();
             }
+            Mutant::SayNothing => record.begun.clear(),
             Mutant::ExpelWithoutMarker => {
                 if let Some(plan) = &decision.course.plan
                     && let PlanKind::Expel { members, .. } = &plan.kind

@@ -239,6 +239,9 @@ pub(crate) struct World {
     pub(crate) lost: BTreeSet<DataId>,
     /// What was acknowledged and a person has given up.
     pub(crate) given_up: BTreeSet<Entry>,
+    /// The epochs that a change began, and what it lost; and those of which that was told.
+    pub(crate) begun: BTreeMap<u64, Vec<String>>,
+    pub(crate) told: BTreeMap<u64, Vec<String>>,
     /// Written by root on a replica.
     pub(crate) by_root: BTreeSet<Entry>,
     pub(crate) stats: Stats,
@@ -327,7 +330,7 @@ impl World {
             now: Time(1_000_000),
             members,
             lease: Lease::default(),
-            operators: vec![Operator::new(1)],
+            operators: vec![Operator::new(1, 0)],
             messages: Vec::new(),
             cuts: BTreeSet::new(),
             acknowledged: Vec::new(),
@@ -336,6 +339,8 @@ impl World {
             opened: BTreeMap::new(),
             lost: BTreeSet::new(),
             given_up: BTreeSet::new(),
+            begun: BTreeMap::new(),
+            told: BTreeMap::new(),
             by_root: BTreeSet::new(),
             stats: Stats::default(),
             story: Vec::new(),
@@ -413,7 +418,7 @@ impl World {
         self.operators.retain(|operator| operator.alive);
         if self.operators.is_empty() {
             let id = self.rng.random_range(2..u64::MAX);
-            self.operators.push(Operator::new(id));
+            self.operators.push(Operator::new(id, self.told()));
         }
         self.stats.changes += self.lease.record.epoch.saturating_sub(epoch);
         Ok(())

@@ -4,6 +4,7 @@
 //! is void and everything is decided anew from what is seen. So a plan is kept in memory only: losing it costs patience,
 //! never safety.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
@@ -30,6 +31,8 @@ pub struct Course {
     pub closed_since: Option<Time>,
     /// A change whose new primary is in the record, and not yet open or not yet safe.
     pub finishing: Option<Change>,
+    /// The last epoch whose beginning has been told.
+    pub told: u64,
     /// The last plan of each kind that failed: when, how many in a row.
     pub failures: BTreeMap<&'static str, Failure>,
 }
@@ -157,7 +160,7 @@ impl fmt::Display for Phase {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
     /// PascalCase: `ServerExited`, `ContainerTerminated`, `Silent`, `Unresponsive`, `Requested`, `PodStops`, ...
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// For people.
     pub message: String,
     /// The request that it answers.

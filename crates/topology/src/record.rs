@@ -10,6 +10,8 @@ use std::time::Duration;
 use crate::action::Stamp;
 use crate::gtid::GtidPosition;
 use crate::member::{DataId, MemberName};
+use crate::plan::Cause;
+use crate::time::Time;
 
 /// Annotations of the Lease.
 pub mod annotation {
@@ -41,8 +43,10 @@ pub mod annotation {
     pub const RENEWED_WITH: &str = "k8s.mariadb.com/renewed-with";
     /// `Available`: how long the holder counts that renewal for, in milliseconds.
     pub const RENEWED_FOR: &str = "k8s.mariadb.com/renewed-for";
+    /// How the last epochs began: see [`Begun`](super::Begun).
+    pub const BEGUN: &str = "k8s.mariadb.com/begun";
     /// All of them.
-    pub const ALL: [&str; 14] = [
+    pub const ALL: [&str; 15] = [
         EPOCH,
         REVISION,
         HOLDER_MEMBER,
@@ -57,6 +61,7 @@ pub mod annotation {
         CANDIDATES,
         RENEWED_WITH,
         RENEWED_FOR,
+        BEGUN,
     ];
 }
 
@@ -102,6 +107,28 @@ pub struct First {
     pub data_id: DataId,
 }
 
+/// How an epoch began that a change of primary began: whoever decided that may end before it has told anybody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Begun {
+    /// Its number.
+    pub epoch: u64,
+    /// Planned.
+    pub switchover: bool,
+    /// Why.
+    pub cause: Cause,
+    /// When that was noticed, by the clock of whoever decided it.
+    pub at: Time,
+    /// The old primary.
+    pub from: Option<MemberName>,
+    /// The new one.
+    pub to: MemberName,
+    /// What was, or may have been, lost.
+    pub lost: Vec<String>,
+}
+
+/// So many of them are kept.
+const BEGUN_KEPT: usize = 3;
+
 /// The record. [`Record::default`] is one that does not exist yet.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Record {
@@ -133,6 +160,8 @@ pub struct Record {
     pub renewed_with: Option<BTreeSet<MemberName>>,
     /// `Available`: how long the holder's agent counts that renewal for. Its configuration may be older than the intent.
     pub renewed_for: Option<Duration>,
+    /// How the last epochs began, oldest first.
+    pub begun: Vec<Begun>,
 }
 
 /// A Lease whose annotations are not a record.
@@ -185,7 +214,15 @@ impl Record {
             candidates: self.candidates.iter().filter(|name| **name != member).cloned().collect(),
             renewed_with: None,
             renewed_for: None,
+            begun: self.begun.clone(),
         }
+    }
+
+    /// Notes how its epoch began.
+    pub(crate) fn note_begun(&mut self, begun: Begun) {
+        self.begun.push(begun);
+        let excess = self.begun.len().saturating_sub(BEGUN_KEPT);
+        self.begun.drain(..excess);
     }
 
     /// The Lease's `holderIdentity`.
@@ -236,6 +273,9 @@ impl Record {
         if let Some(limit) = self.renewed_for {
             all.insert(annotation::RENEWED_FOR, limit.as_millis().to_string());
         }
+        if !self.begun.is_empty() {
+            all.insert(annotation::BEGUN, join(self.begun.iter().map(Begun::to_string), "\n\n"));
+        }
         all
     }
 
@@ -282,6 +322,8 @@ impl Record {
                     .ok_or_else(|| ParseRecordError { annotation: annotation::ACKERS, text: text.to_owned() })
             })
             .collect::<Result<_, _>>()?;
+        // For people only: what is not understood is no reason to decide nothing.
+        let begun = annotation(annotation::BEGUN).unwrap_or_default().split("\n\n").filter_map(Begun::parse).collect();
         Ok(Record {
             epoch: number(annotation::EPOCH)?,
             revision: number(annotation::REVISION)?,
@@ -300,7 +342,51 @@ impl Record {
                 0 => None,
                 millis => Some(Duration::from_millis(millis)),
             },
+            begun,
         })
+    }
+}
+
+/// Its first line: `epoch failover|switchover from to milliseconds reason`; then lines that begin with what they are.
+impl fmt::Display for Begun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { epoch, switchover, cause, at, from, to, lost } = self;
+        let kind = if *switchover { "switchover" } else { "failover" };
+        let from = from.as_ref().map_or("-", |from| &from.0);
+        write!(f, "{epoch} {kind} {from} {to} {} {}", at.0, cause.reason)?;
+        let request = cause.request.iter().map(|request| ("request", request));
+        let rest = std::iter::once(("because", &cause.message)).chain(lost.iter().map(|lost| ("lost", lost)));
+        for (what, text) in request.chain(rest) {
+            write!(f, "\n{what} {}", text.split_whitespace().collect::<Vec<_>>().join(" "))?;
+        }
+        Ok(())
+    }
+}
+
+impl Begun {
+    fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        let mut words = lines.next()?.splitn(6, ' ');
+        let epoch = words.next()?.parse().ok()?;
+        let switchover = match words.next()? {
+            "switchover" => true,
+            "failover" => false,
+            _ => return None,
+        };
+        let from = words.next().filter(|name| *name != "-").map(|name| MemberName(name.to_owned()));
+        let to = MemberName(words.next()?.to_owned());
+        let at = Time(words.next()?.parse().ok()?);
+        let mut cause = Cause { reason: words.next()?.to_owned().into(), message: String::new(), request: None };
+        let mut lost = Vec::new();
+        for line in lines {
+            match line.split_once(' ')? {
+                ("request", id) => cause.request = Some(id.to_owned()),
+                ("because", message) => message.clone_into(&mut cause.message),
+                ("lost", what) => lost.push(what.to_owned()),
+                _ => return None,
+            }
+        }
+        Some(Self { epoch, switchover, cause, at, from, to, lost })
     }
 }
 
@@ -342,6 +428,14 @@ mod tests {
         Acker { member: MemberName(member.into()), server_id: 7 }
     }
 
+    fn begun(epoch: u64, request: Option<&str>) -> Begun {
+        let message = "db-0's server ended: signal 9".into();
+        let cause = Cause { reason: "ServerExited".into(), message, request: request.map(str::to_owned) };
+        let lost = if epoch == 3 { vec!["all after 0-1-7".to_owned(), "more".to_owned()] } else { Vec::new() };
+        let from = (epoch > 1).then(|| MemberName("db-0".into()));
+        Begun { epoch, switchover: request.is_some(), cause, at: Time(9), from, to: MemberName("db-1".into()), lost }
+    }
+
     #[test]
     fn survives_the_lease() {
         let empty = Record::default();
@@ -359,6 +453,10 @@ mod tests {
         second.candidates = ["db-0", "db-2"].map(|name| MemberName(name.into())).into();
         second.renewed_with = Some(second.candidates.clone());
         second.renewed_for = Some(Duration::from_millis(2500));
+        for epoch in 1..=4 {
+            second.note_begun(begun(epoch, (epoch == 4).then_some("r-1")));
+        }
+        assert_eq!(second.begun.iter().map(|begun| begun.epoch).collect::<Vec<_>>(), [2, 3, 4]);
         let renewed = Record { renewed_with: Some(BTreeSet::new()), ..opened.clone() };
         for record in [empty, first, opened, second, renewed] {
             assert_eq!(round_trip(&record), record);

@@ -15,7 +15,7 @@ use crate::member::{
 };
 use crate::memory::Memory;
 use crate::observation::{Agent, Claim, Observation, Pod, Seen};
-use crate::plan::Course;
+use crate::plan::{Course, Outcome};
 use crate::record::Record;
 use crate::time::Time;
 
@@ -171,6 +171,8 @@ pub(crate) struct World {
     pub(crate) opened: BTreeMap<u64, DataId>,
     draw: u128,
     course: Course,
+    /// The last change that was told.
+    told: u64,
     /// Where its time is limited, the holder's agent renews the record although the operator does not hear it.
     pub(crate) renews_unheard: bool,
     renewed: Time,
@@ -189,6 +191,7 @@ impl World {
             opened: BTreeMap::new(),
             draw: 0,
             course: Course::default(),
+            told: 0,
             renews_unheard: false,
             renewed: Time(1_000_000),
         };
@@ -286,6 +289,7 @@ impl World {
         for model in self.members.values_mut() {
             (model.memory, model.frozen) = (Memory::default(), None);
         }
+        self.course = Course { told: self.told, ..Course::default() };
     }
 
     pub(crate) fn write(&mut self, member: &str, transactions: u64) {
@@ -411,6 +415,8 @@ impl World {
             self.record = record.clone();
         }
         self.course = decision.course.clone();
+        let done = decision.changes.iter().filter(|change| change.outcome == Outcome::Done);
+        self.told = done.map(|change| change.epoch).fold(self.told, u64::max);
         let commands: Vec<_> = decision.commands().map(|(member, command)| (member.clone(), command)).collect();
         for (n, (member, command)) in commands.into_iter().enumerate() {
             self.check(&member, &command);

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use super::cluster::{Cluster, Failure, skipped};
-use super::failover::{await_other_primary, await_safe};
+use super::chaos::kill_operator;
+use super::cluster::{Cluster, Failure, broken, skipped};
+use super::failover::{await_other_primary, await_safe, kill_server, primary};
 use super::moments::equal_in_the_end;
 use super::replication::{await_pods, await_rows, replicated, scale, write_rows};
 
 pub(crate) const SCENARIOS: &[(&str, super::Scenario)] = &[
     ("resilience::cold_start_without_the_primarys_disk", cold_start_without_the_primarys_disk),
     ("resilience::operator_killed_while_seeding", operator_killed_while_seeding),
+    ("resilience::another_operator_knows_of_the_failovers_before", another_operator_knows_of_the_failovers_before),
     ("resilience::sandbox_killed_and_started_again", sandbox_killed_and_started_again),
     ("resilience::steady_state_writes_nothing", steady_state_writes_nothing),
 ];
@@ -34,6 +36,46 @@ fn operator_killed_while_seeding(cluster: &Cluster, namespace: &str) -> Result<(
     cluster.await_healthy(namespace, "db", 3 * MINUTE)?;
     write_rows(cluster, namespace, "db-0", 10)?;
     await_rows(cluster, namespace, &["db-1", "db-2"], 10)
+}
+
+/// Three failovers in ten minutes are enough, whoever decided them. What an operator has not told, the next one tells.
+fn another_operator_knows_of_the_failovers_before(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
+    cluster.apply(namespace, &replicated("db", 3))?;
+    for _ in 0..3 {
+        await_safe(cluster, namespace, "db")?;
+        let old = primary(cluster, namespace, "db")?;
+        kill_server(cluster, namespace, &old)?;
+        await_other_primary(cluster, namespace, "db", &old)?;
+    }
+    let told = || cluster.list(namespace, "primarychanges", "k8s.mariadb.com/topology=db");
+    cluster.eventually("three changes are told", MINUTE, || match told()?.len() {
+        3 => Ok(()),
+        other => Err(format!("{other}")),
+    })?;
+    // As if the operator had ended before it told of the last one.
+    let mut changes = told()?;
+    changes.sort_by_key(|change| change["epoch"].as_i64());
+    let last = changes.pop().unwrap_or_default();
+    let name = last["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    cluster.kubectl(&["delete", "primarychange", &name, "-n", namespace])?;
+    kill_operator(cluster)?;
+    cluster.eventually("another operator tells of it", 2 * MINUTE, || {
+        let again = cluster.get(namespace, "primarychange", &name)?.ok_or("not yet")?;
+        for field in ["epoch", "type", "from", "to", "cause"] {
+            if again[field] != last[field] {
+                return Err(broken(format_args!("{field}: {}, then {}", last[field], again[field])));
+            }
+        }
+        Ok(())
+    })?;
+    cluster.await_condition(namespace, "db", ("SafeToFailover", "False", "TooManyChanges"), MINUTE)?;
+    let old = primary(cluster, namespace, "db")?;
+    kill_server(cluster, namespace, &old)?;
+    cluster.await_healthy(namespace, "db", 2 * MINUTE)?;
+    match primary(cluster, namespace, "db")? {
+        same if same == old => Ok(()),
+        other => Err(broken(format_args!("{other} took over from {old} in a fourth failover"))),
+    }
 }
 
 /// Everybody stopped in good order; the primary cannot come back. Another one takes over with everything, and the old one follows

@@ -10,7 +10,7 @@ use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use tokio::sync::mpsc;
 use topology::plan::{Judged, Outcome};
-use topology::{Change, Time};
+use topology::{Change, Course, Time};
 
 use super::FIELD_MANAGER;
 
@@ -51,6 +51,32 @@ pub(super) async fn write_all(
             tracing::warn!(namespace, topology = root, error, "old changes were not removed");
         }
     }
+}
+
+/// What a controller that starts must know of earlier changes: what has been told, and what was too much already.
+pub(super) async fn recall(api: &Api<PrimaryChange>, root: &str, uid: &str, now: Time) -> Result<Course, String> {
+    let of_topology = ListParams::default().labels(&format!("{}={root}", names::TOPOLOGY_LABEL));
+    match tokio::time::timeout(LIMIT, api.list(&of_topology)).await.map_err(|_| "no answer".to_owned())? {
+        Ok(list) => Ok(known(&list.items, uid, now)),
+        // The kind is not there: nothing was ever told.
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Course::default()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn known(all: &[PrimaryChange], uid: &str, now: Time) -> Course {
+    let own = |change: &&PrimaryChange| change.owner_references().iter().any(|owner| owner.uid == uid);
+    let mut course = Course::default();
+    for change in all.iter().filter(own).filter(|change| change.outcome == ChangeOutcome::Done) {
+        // Another controller's clock may have been ahead.
+        let ended = Time(u64::try_from(change.ended.0.as_millisecond()).unwrap_or(0)).min(now);
+        course.told = course.told.max(u64::try_from(change.epoch).unwrap_or(0));
+        course.changed = course.changed.max(Some(ended));
+        if change.type_ == ChangeType::Failover {
+            course.failovers.push(ended);
+        }
+    }
+    course
 }
 
 async fn forget_old(api: &Api<PrimaryChange>, root: &str) -> Result<(), String> {
@@ -102,7 +128,7 @@ pub(super) fn told(change: &Change, root: &str, owner: OwnerReference) -> Primar
         to: to.as_ref().map(|member| member.0.clone()),
         epoch: i64::try_from(*epoch).unwrap_or(i64::MAX),
         cause: ChangeCause {
-            reason: cause.reason.to_owned(),
+            reason: cause.reason.clone().into_owned(),
             message: cause.message.clone(),
             request: cause.request.clone(),
             not_done,
@@ -200,7 +226,7 @@ mod tests {
         Change {
             switchover: false,
             outcome: Outcome::Done,
-            cause: Cause { reason: "ServerExited", message: "signal 9".into(), request: None },
+            cause: Cause { reason: "ServerExited".into(), message: "signal 9".into(), request: None },
             epoch: 2,
             from: Some(MemberName("db-0".into())),
             to: Some(MemberName("db-1".into())),
@@ -233,6 +259,24 @@ mod tests {
         let rolled_back =
             Change { outcome: Outcome::RolledBack { why: "too slow".into() }, switchover: true, ..change() };
         assert!(sentence(&rolled_back).contains("was rolled back: too slow; db-0 has the writes back"));
+    }
+
+    #[test]
+    fn what_a_controller_that_starts_must_know() {
+        let of = |uid: &str, change: Change| {
+            told(&change, "db", OwnerReference { uid: uid.into(), ..OwnerReference::default() })
+        };
+        let rolled_back = Outcome::RolledBack { why: "too slow".into() };
+        let all = [
+            of("u", Change { epoch: 3, switchover: true, ended: Time(9_000), ..change() }),
+            of("u", change()),
+            of("u", Change { epoch: 4, switchover: true, outcome: rolled_back, ended: Time(10_000), ..change() }),
+            // Of an object of that name which is gone.
+            of("v", Change { epoch: 7, ended: Time(9_500), ..change() }),
+        ];
+        let course = known(&all, "u", Time(20_000));
+        assert_eq!((course.told, course.changed, course.failovers), (3, Some(Time(9_000)), vec![Time(1_400)]));
+        assert_eq!(known(&all, "u", Time(5_000)).changed, Some(Time(5_000)));
     }
 
     #[test]

@@ -84,6 +84,8 @@ pub(super) struct Runner {
     forecast: Option<Forecast>,
     /// What the last decision began.
     pub(super) course: Course,
+    /// What was told of earlier changes has been read into it.
+    recalled: bool,
     /// What the root's annotation asks for.
     pub(super) request: Option<Result<Request, String>>,
     requests: Requests,
@@ -140,6 +142,7 @@ impl Runner {
             before: None,
             forecast: None,
             course: Course::default(),
+            recalled: false,
             request: None,
             requests: Requests::default(),
             refused: BTreeSet::new(),
@@ -227,6 +230,10 @@ impl Runner {
                 Err(error) => return Some(self.lease_trouble(&error)),
             },
         };
+        if let Err(wait) = self.recall().await {
+            self.kept = Some(kept);
+            return Some(wait);
+        }
         let observation = self.observe(&intent, &resolved);
         let decision = decide(&intent, &kept.record, &observation, self.clock.now());
         let moves = decision.course.plan.as_ref().is_some_and(|plan| plan.kind.moves_the_primary());
@@ -275,6 +282,26 @@ impl Runner {
         self.announce(&decision.report.events);
         self.kept = Some(kept);
         Some(wait)
+    }
+
+    /// Nothing is decided before it is known what was decided lately.
+    async fn recall(&mut self) -> Result<(), Duration> {
+        if self.recalled {
+            return Ok(());
+        }
+        let api: Api<PrimaryChange> = Api::namespaced(self.inputs.client.clone(), &self.namespace);
+        match changes::recall(&api, &self.root, &self.uid, self.clock.now()).await {
+            Ok(course) => {
+                self.course = course;
+                self.recalled = true;
+                Ok(())
+            }
+            Err(error) => {
+                let (namespace, topology) = (&self.namespace, &self.root);
+                tracing::warn!(namespace, topology, reason = "ChangesNotRead", error, "no decision");
+                Err(LEASE_PAUSE)
+            }
+        }
     }
 
     /// A Lease that somebody else changed or removed is read anew before the next decision. What we wrote ourselves is known:

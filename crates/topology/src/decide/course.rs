@@ -10,7 +10,8 @@ use super::view::Member;
 use super::{ackers, failover, switchover};
 use crate::action::Action;
 use crate::plan::{Cause, Change, Failure, Outcome, Phase, Plan, PlanKind};
-use crate::record::Record;
+use crate::record::{Begun, Record};
+use crate::time::Time;
 
 /// A plan is looked after so often, even if nothing is heard.
 pub(super) const TICK: Duration = Duration::from_millis(50);
@@ -47,6 +48,7 @@ pub(super) fn keep_course(pass: &mut Pass<'_>) -> Flow {
     if pass.course.plan.as_ref().is_some_and(|plan| plan.stamp != pass.record.stamp()) {
         pass.course.plan = None;
     }
+    recall(pass);
     finish_change(pass);
     Flow::Next
 }
@@ -144,20 +146,71 @@ pub(super) fn note_change(pass: &mut Pass<'_>, plan: &Plan, cause: Cause, to: Me
     if !switchover {
         pass.course.failovers.push(pass.now);
     }
-    pass.course.finishing = Some(Change {
+    let begun = Begun {
+        epoch: pass.next.epoch,
+        switchover,
+        cause,
+        at: began,
+        from: pass.record.holder.as_ref().map(|holder| holder.member.clone()),
+        to: to.name().clone(),
+        lost,
+    };
+    pass.next.note_begun(begun.clone());
+    // The one before is over, whatever it still waited for.
+    if let Some(change) = pass.course.finishing.take() {
+        tell(pass, change);
+    }
+    pass.course.finishing = Some(Change { members, phases, ..change(begun, pass.now) });
+}
+
+/// A change as the record tells of it.
+fn change(begun: Begun, now: Time) -> Change {
+    let Begun { epoch, switchover, cause, at, from, to, lost } = begun;
+    Change {
         switchover,
         outcome: Outcome::Done,
         cause,
-        epoch: pass.next.epoch,
-        from: pass.record.holder.as_ref().map(|holder| holder.member.clone()),
-        to: Some(to.name().clone()),
-        members,
-        phases,
-        began,
-        ended: pass.now,
+        epoch,
+        from,
+        to: Some(to),
+        members: Vec::new(),
+        phases: Vec::new(),
+        began: at,
+        ended: now,
         closed_for: None,
         lost,
-    });
+    }
+}
+
+/// Tells what the record knows and nobody has told: whoever decided it ended first, or never heard that its swap was made.
+fn recall(pass: &mut Pass<'_>) {
+    let finishing = pass.course.finishing.as_ref().map_or(0, |change| change.epoch);
+    let known = pass.course.told.max(finishing);
+    for begun in pass.record.begun.iter().filter(|begun| begun.epoch > known) {
+        // Clocks differ.
+        let at = begun.at.min(pass.now);
+        pass.course.changed = pass.course.changed.max(Some(at));
+        if !begun.switchover {
+            pass.course.failovers.push(at);
+        }
+        let change = change(Begun { at, ..begun.clone() }, pass.now);
+        if let Some(before) = pass.course.finishing.take() {
+            tell(pass, before);
+        }
+        // When a primary was opened that is found open is not known any more.
+        if begun.epoch < pass.record.epoch || pass.open_primary().is_some() {
+            tell(pass, change);
+        } else {
+            pass.course.finishing = Some(change);
+        }
+    }
+}
+
+/// A change of primary is over.
+fn tell(pass: &mut Pass<'_>, mut change: Change) {
+    change.ended = pass.now;
+    pass.course.told = pass.course.told.max(change.epoch);
+    pass.changes.push(change);
 }
 
 /// Tells a change when its new primary is open, and somebody acknowledges or nobody is awaited.
@@ -177,11 +230,9 @@ fn finish_change(pass: &mut Pass<'_>) {
             change.phases.push((Phase::Admitted, pass.now));
             change.closed_for = Some(pass.now.since(change.began));
         }
-        change.ended = pass.now;
-        pass.changes.push(change);
+        tell(pass, change);
     } else if over {
-        change.ended = pass.now;
-        pass.changes.push(change);
+        tell(pass, change);
     } else {
         pass.course.finishing = Some(change);
     }

@@ -44,7 +44,7 @@ pub(super) enum Diagnosis {
 const SLOW: u32 = 2;
 
 fn cause(reason: &'static str, message: String) -> Cause {
-    Cause { reason, message, request: None }
+    Cause { reason: reason.into(), message, request: None }
 }
 
 pub(super) fn diagnose(pass: &Pass<'_>) -> Diagnosis {

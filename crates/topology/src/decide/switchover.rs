@@ -38,19 +38,20 @@ fn asked(pass: &Pass<'_>) -> Option<Asked> {
     if let Some(request) = &intent.request
         && pass.record.answered.as_ref() != Some(&request.id)
     {
-        let cause = Cause { reason: "Requested", message: request.why.clone(), request: Some(request.id.clone()) };
+        let cause =
+            Cause { reason: "Requested".into(), message: request.why.clone(), request: Some(request.id.clone()) };
         return Some(Asked { cause, target: request.target.clone(), once: true, urgent: false });
     }
     if pass.record.wanted.as_ref() != Some(&intent.wanted_primary) && pass.record.wanted.is_some() {
         let message = format!("{} is wanted as primary", intent.wanted_primary);
-        let cause = Cause { reason: "PrimaryWanted", message, request: None };
+        let cause = Cause { reason: "PrimaryWanted".into(), message, request: None };
         return Some(Asked { cause, target: Some(intent.wanted_primary.clone()), once: false, urgent: false });
     }
     let leaving = pass.primary().and_then(Member::state).is_some_and(|state| state.leaving);
     if leaving || intent.vacate.contains(&holder.member) {
         let reason = if leaving { "PodStops" } else { "MemberVacated" };
         let message = format!("{} shall be restarted or taken away", holder.member);
-        let cause = Cause { reason, message, request: None };
+        let cause = Cause { reason: reason.into(), message, request: None };
         return Some(Asked { cause, target: None, once: false, urgent: leaving });
     }
     None

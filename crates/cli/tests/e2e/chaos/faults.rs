@@ -4,6 +4,7 @@ use std::process::Child;
 use std::time::Duration;
 
 use super::super::cluster::{Cluster, Failure};
+use super::super::failover::forget_failovers;
 use super::crowd::Crowd;
 use super::entry::Entry;
 
@@ -390,13 +391,14 @@ impl Ground<'_> {
         None
     }
 
-    /// Three failovers in ten minutes are enough for a bad day, not for a storm: an operator that has just started does not
-    /// remember them. Says whether one had to be started.
+    /// Three failovers in ten minutes are enough for a bad day, not for a storm: an operator is started that hears of none of
+    /// them. Says whether that had to be.
     pub(crate) fn ask_for_more_failovers(&self) -> Result<bool, Failure> {
         let (_, reason, _) = self.cluster.condition(self.namespace, self.root, "SafeToFailover")?;
         if reason != TOO_MANY {
             return Ok(false);
         }
+        forget_failovers(self.cluster, self.namespace, self.root)?;
         kill_operator(self.cluster)?;
         self.cluster.await_condition(self.namespace, self.root, ("SafeToFailover", "True", ""), AGAIN)?;
         Ok(true)

@@ -156,7 +156,7 @@ impl<'a> Storm<'a> {
                 match self.ground.ask_for_more_failovers() {
                     Ok(false) => {}
                     Ok(true) => {
-                        self.tell("three failovers: another operator was started, which does not remember them");
+                        self.tell("three failovers: another operator was started, which hears of none of them");
                     }
                     Err(failure) => self.tell(&format!("no more failovers: {failure}")),
                 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::chaos::BROKEN;
 use super::cluster::{Cluster, Failure, say};
-use super::failover::{kill_server, primary};
+use super::failover::{forget_failovers, kill_server, primary};
 use super::replication::replicated;
 use clients::Clients;
 
@@ -213,11 +213,11 @@ impl<'a> Bench<'a> {
         Ok(Self { cluster, namespace, members, clients, failovers: 0 })
     }
 
-    /// Waits until all is well, and is the operator's first failover again after each [`MOST_FAILOVERS`]. Returns the primary.
+    /// Waits until all is well, and is the topology's first failover again after each [`MOST_FAILOVERS`]. Returns the primary.
     fn next_round(&mut self) -> Result<String, Failure> {
         self.well()?;
         if self.failovers.is_multiple_of(MOST_FAILOVERS) {
-            restart_operator(self.cluster)?;
+            start_anew(self.cluster, self.namespace)?;
             self.well()?;
         }
         self.failovers += 1;
@@ -375,8 +375,9 @@ impl fmt::Display for Phases {
     }
 }
 
-/// A fourth failover within ten minutes would be refused: a controller that has just started does not remember the others.
-fn restart_operator(cluster: &Cluster) -> Result<(), Failure> {
+/// A fourth failover within ten minutes would be refused: an operator is started that hears of no other one.
+fn start_anew(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
+    forget_failovers(cluster, namespace, "db")?;
     let operator = ["deployment/mariadb-operator", "-n", "mariadb-operator"];
     cluster.kubectl(&[&["rollout", "restart"][..], &operator].concat())?;
     cluster.kubectl(&[&["rollout", "status"][..], &operator, &["--timeout=60s"]].concat())?;

@@ -117,12 +117,36 @@ fn a_dead_primary_is_followed_by_the_most_advanced_acker() {
     world.kill_server("db-0");
     let decision = change(&mut world);
     let change = the_change(decision);
-    assert_eq!((change.outcome, change.switchover, change.cause.reason), (Outcome::Done, false, "ServerExited"));
+    assert_eq!((change.outcome, change.switchover, &*change.cause.reason), (Outcome::Done, false, "ServerExited"));
     assert_ne!(holder(&world), "db-0");
     assert_eq!(world.record.epoch, 2);
     world.settle();
     assert_eq!(ackers(&world).len(), 2, "the old primary is back: {}", world.log.join("\n"));
     assert!(!world.record.solo);
+}
+
+#[test]
+fn a_change_is_told_though_whoever_decided_it_is_gone() {
+    // Before its orders arrive, and when the new primary is open already.
+    for opened in [false, true] {
+        let mut world = safe(3);
+        world.kill_server("db-0");
+        loop {
+            let decision = world.decide();
+            let swaps = decision.record.as_ref().is_some_and(|next| next.epoch > 1);
+            world.carry_out(&decision, |_| opened || !swaps);
+            if swaps {
+                break;
+            }
+        }
+        world.restart_controller();
+        let change = the_change(change(&mut world));
+        assert_eq!((change.outcome, change.switchover, change.epoch), (Outcome::Done, false, 2));
+        assert_eq!((change.from, &*change.cause.reason), (Some(name("db-0")), "ServerExited"));
+        assert_eq!(change.to.as_ref().map(|to| to.0.as_str()), Some(holder(&world)));
+        assert_eq!(change.closed_for.is_none(), opened, "when it was opened is known");
+        assert!(world.run_for(30).changes.is_empty(), "it is told once");
+    }
 }
 
 #[test]
@@ -156,7 +180,7 @@ fn without_a_promise_the_clock_decides_over_a_primary_that_nobody_hears() {
     world.kill_server("db-0");
     let cut = world.now;
     let change = the_change(change(&mut world));
-    assert_eq!((change.cause.reason, change.outcome), ("Silent", Outcome::Done));
+    assert_eq!((change.cause.reason, change.outcome), ("Silent".into(), Outcome::Done));
     assert!(world.now.since(cut) >= Duration::from_secs(5), "its time was not up");
 }
 
