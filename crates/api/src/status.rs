@@ -153,6 +153,10 @@ pub struct MemberStatus {
     /// Why it would not be made primary now (`NoCandidate`, `ErrantTransactions`, `ReplicationBroken`, ...); absent when it could be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unfit: Option<String>,
+    /// Of the primary: the client (`connection N of USER`) whose transaction has written and is open for 10 s or more. A switchover
+    /// waits for its end, or is refused (`LongTransaction`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub long_transaction: Option<String>,
     /// `server_id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_id: Option<i64>,

@@ -158,6 +158,8 @@ pub struct MemberReport {
     pub lag: Option<u64>,
     /// Why it would not be made primary, as a replica: PascalCase. `None`: it could be.
     pub unfit: Option<&'static str>,
+    /// Whose transaction on it is open for long and has written: connection and user.
+    pub long_transaction: Option<(u64, String)>,
     /// What its last start dropped as nobody had acknowledged it.
     pub dropped: Option<Dropped>,
     /// The last error of either thread.

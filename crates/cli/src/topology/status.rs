@@ -5,15 +5,32 @@ use std::fmt::Write as _;
 
 use api::primary_change::PrimaryChange;
 use api::status::{MariaDBStatus, MemberStatus, condition};
+use api::{MariaDB, names};
 use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
 
 use super::{Topology, table, time};
 
 pub(super) fn text(topology: &Topology, changes: &[PrimaryChange], now: Timestamp) -> String {
-    of(&topology.name(), topology.root.status.as_ref(), topology.objects.len(), changes, now)
+    let named = named(&topology.root);
+    of(&topology.name(), topology.root.status.as_ref(), named.as_deref(), topology.objects.len(), changes, now)
 }
 
-fn of(name: &str, status: Option<&MariaDBStatus>, objects: usize, changes: &[PrimaryChange], now: Timestamp) -> String {
+/// The primary that the object names.
+fn named(root: &MariaDB) -> Option<String> {
+    let primary = root.spec.replication.as_ref()?.primary.as_ref()?;
+    let ordinal = || Some(names::pod(&root.name_any(), u32::try_from(primary.pod_index?).ok()?));
+    primary.member.clone().or_else(ordinal)
+}
+
+fn of(
+    name: &str,
+    status: Option<&MariaDBStatus>,
+    named: Option<&str>,
+    objects: usize,
+    changes: &[PrimaryChange],
+    now: Timestamp,
+) -> String {
     let Some((status, replication)) = status.and_then(|status| Some((status, status.replication.as_ref()?))) else {
         return format!("{name}: the operator has said nothing of it yet (is it running?)\n");
     };
@@ -46,6 +63,13 @@ fn of(name: &str, status: Option<&MariaDBStatus>, objects: usize, changes: &[Pri
     }
     if let Some(operation) = &replication.operation {
         fact("Under way:", operation.clone());
+    }
+    if let (Some(named), Some(primary)) = (named.filter(|named| primary != Some(*named)), primary) {
+        let back = format!("kubectl mariadb switchover {name} --to {named}");
+        fact(
+            "The object names:",
+            format!("{named}; only a change of that asks for a switchover. In place of {primary}: {back}"),
+        );
     }
     if replication.solo == Some(true) {
         fact("Solo:", "it is not proven that another member holds everything that was acknowledged".to_owned());
@@ -85,7 +109,9 @@ fn row(branch: &str, member: &MemberStatus, primary: bool, ackers: &BTreeSet<&st
     let trouble = match (&member.last_error, member.reachable) {
         (Some(error), _) => error.clone(),
         (None, Some(false)) => "its agent does not answer".to_owned(),
-        (None, _) => String::new(),
+        (None, _) => {
+            member.long_transaction.as_ref().map(|client| format!("long transaction: {client}")).unwrap_or_default()
+        }
     };
     vec![
         format!("{branch}{}", member.name),
@@ -162,7 +188,10 @@ mod tests {
                     {"name": "far-0", "role": "replica", "source": "db-0", "io": "Yes", "sql": "No", "lastError": "1062: x"}]}}))
         .expect("a status");
         let now: Timestamp = "2026-11-23T10:05:00Z".parse().expect("a moment");
-        let said = of("db", Some(&status), 2, &[], now);
+        let said = of("db", Some(&status), Some("db-1"), 2, &[], now);
+        assert!(!said.contains("The object names"), "{said}");
+        let elsewhere = of("db", Some(&status), Some("db-0"), 2, &[], now);
+        assert!(elsewhere.contains("kubectl mariadb switchover db --to db-0"), "{elsewhere}");
         let lines: Vec<&str> = said.lines().collect();
         assert_eq!(lines[0], "db, durability Safe, epoch 2, 11.8.6-MariaDB, 2 objects");
         assert_eq!(lines[2].split_whitespace().collect::<Vec<_>>(), ["db-1", "primary", "-", "-", "-", "0-1-7", "-"]);
@@ -170,7 +199,7 @@ mod tests {
         assert!(lines[4].starts_with("   └─ far-0") && lines[4].ends_with("1062: x"), "{said}");
         assert!(said.contains("ReplicationHealthy:") && said.contains("True (AllMembersWell, 5m): fine"), "{said}");
         assert!(said.contains("db-0 would take over"));
-        assert!(of("db", None, 1, &[], now).contains("said nothing"));
+        assert!(of("db", None, None, 1, &[], now).contains("said nothing"));
     }
 
     #[test]

@@ -198,6 +198,11 @@ fn foresee(root: &MariaDB, to: Option<&str>) -> Result<String, String> {
     if member(primary).is_none_or(|primary| primary.role.as_deref() != Some("primary")) {
         return Err(format!("PrimaryNotReady: {primary} is not well"));
     }
+    if let Some(client) = member(primary).and_then(|primary| primary.long_transaction.as_ref()) {
+        return Err(format!(
+            "LongTransaction: a transaction on {primary} ({client}) is open that has written: it would be rolled back; wait for its end, or KILL the connection there"
+        ));
+    }
     let most = max_lag(root);
     let target = match to {
         Some(to) if to == primary => return Err(format!("TargetIsPrimary: {to} is the primary already")),
@@ -298,6 +303,14 @@ mod tests {
         assert_eq!(refused("db-3"), "TargetBroken: db-3 does not replicate (its SQL thread: No)");
         assert_eq!(refused("db-4"), "TargetLags: db-4 lags by 99 s (at most 30 s)");
         assert_eq!(refused("db-5"), "TargetNotCandidate: db-5 is no candidate");
+        let mut writing = root.clone();
+        let replication = writing.status.as_mut().and_then(|status| status.replication.as_mut()).expect("a status");
+        replication.members[0].long_transaction = Some("connection 12 of app".to_owned());
+        assert!(
+            foresee(&writing, None)
+                .expect_err("refused")
+                .starts_with("LongTransaction: a transaction on db-0 (connection 12 of app)")
+        );
         let mut suspended = root.clone();
         suspended.spec.suspend = Some(true);
         assert!(foresee(&suspended, None).is_err());

@@ -116,6 +116,12 @@ fn refused_while_somebody_writes_for_long(cluster: &Cluster, namespace: &str) ->
         if lasts < 14 {
             return Err(format!("{lasts} s"));
         }
+        let foreseen = cluster.mariadb_exit(&["switchover", "db", "-n", namespace, "--to", "db-0", "--dry-run"])?;
+        if foreseen.0 != 3
+            || !foreseen.1.contains(&format!("LongTransaction: a transaction on db-1 (connection {id} of app"))
+        {
+            return Err(format!("foreseen: {foreseen:?}"));
+        }
         let (code, out, err) = cluster.mariadb_exit(&["switchover", "db", "-n", namespace, "--to", "db-0"])?;
         let told = out.contains("a transaction of app on db-1") && out.contains(&format!("KILL {id}"));
         if code == 3 && told { Ok(()) } else { Err(broken(format_args!("switchover: {code}: {out}{err}"))) }

@@ -219,6 +219,11 @@ fn member_status(member: &MemberReport, known: &[MemberStatus], now: Timestamp) 
         lag: member.lag.and_then(|lag| i64::try_from(lag).ok()),
         last_error: last_error.map(|error| shorten(&error)),
         unfit: member.unfit.map(str::to_owned),
+        long_transaction: member
+            .long_transaction
+            .as_ref()
+            .filter(|_| !replicates)
+            .map(|(connection, user)| format!("connection {connection} of {user}")),
         server_id: Some(i64::from(member.server_id)),
         reachable: Some(member.reachable),
         since: Some(since),
@@ -348,6 +353,7 @@ mod tests {
             sql: None,
             lag,
             unfit: None,
+            long_transaction: None,
             dropped: None,
             last_error: None,
             options_refused: None,

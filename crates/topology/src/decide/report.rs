@@ -114,6 +114,9 @@ fn member_report(pass: &Pass<'_>, refusals: &[Refusal], member: Member<'_>) -> M
             Verdict::Fit | Verdict::Chosen | Verdict::OldPrimary | Verdict::Behind { .. } => None,
             unfit => Some(unfit.reason()),
         },
+        long_transaction: state
+            .and_then(|state| state.long_transaction.as_ref())
+            .map(|transaction| (transaction.connection, transaction.user.clone())),
         dropped: state.and_then(|state| state.dropped.clone()),
         last_error: replication.and_then(|r| r.sql_error.clone().or_else(|| r.io_error.clone())),
         options_refused: state.and_then(|state| state.options_refused.clone()),
