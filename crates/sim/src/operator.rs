@@ -63,7 +63,7 @@ impl Operator {
             heard_of: Vec::new(),
             kept: None,
             renewed: Time::default(),
-            course: Course { told, ..Course::default() },
+            course: Course { told, counted: told, ..Course::default() },
             memories: BTreeMap::new(),
             heard: BTreeMap::new(),
             not_before: Time(0),

@@ -31,8 +31,12 @@ pub struct Course {
     pub closed_since: Option<Time>,
     /// A change whose new primary is in the record, and not yet open or not yet safe.
     pub finishing: Option<Change>,
+    /// The last epoch that is counted in `changed` and `failovers`.
+    pub counted: u64,
     /// The last epoch whose beginning has been told.
     pub told: u64,
+    /// The record knows of a change that nobody has told, since.
+    pub untold: Option<Time>,
     /// The last plan of each kind that failed: when, how many in a row.
     pub failures: BTreeMap<&'static str, Failure>,
 }
@@ -180,6 +184,8 @@ pub struct Change {
     pub epoch: u64,
     /// The old primary.
     pub from: Option<MemberName>,
+    /// The UID of the pod in which that was told to open.
+    pub from_pod: Option<String>,
     /// The new primary.
     pub to: Option<MemberName>,
     /// Every member at the moment of the choice.
@@ -194,6 +200,13 @@ pub struct Change {
     pub closed_for: Option<Duration>,
     /// What was, or may have been, lost: for people. Empty: nothing.
     pub lost: Vec<String>,
+}
+
+impl Change {
+    /// When the record named the new primary; `None`: it never did.
+    pub fn swapped(&self) -> Option<Time> {
+        self.phases.iter().find(|(phase, _)| *phase == Phase::Chosen).map(|(_, at)| *at)
+    }
 }
 
 /// What came of it.

@@ -117,17 +117,30 @@ pub struct Begun {
     /// Why.
     pub cause: Cause,
     /// When that was noticed, by the clock of whoever decided it.
-    pub at: Time,
+    pub began: Time,
+    /// When the record named the new primary, by the same clock.
+    pub swapped: Time,
     /// The old primary.
-    pub from: Option<MemberName>,
+    pub from: Option<Former>,
     /// The new one.
     pub to: MemberName,
     /// What was, or may have been, lost.
     pub lost: Vec<String>,
 }
 
+/// A former primary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Former {
+    /// Its name.
+    pub member: MemberName,
+    /// The pod that was told to open.
+    pub pod_uid: String,
+}
+
 /// So many of them are kept.
 const BEGUN_KEPT: usize = 3;
+/// A text in them is cut after so many characters: what is for people must not be in the way of a swap.
+const BEGUN_TEXT: usize = 500;
 
 /// The record. [`Record::default`] is one that does not exist yet.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -322,7 +335,7 @@ impl Record {
                     .ok_or_else(|| ParseRecordError { annotation: annotation::ACKERS, text: text.to_owned() })
             })
             .collect::<Result<_, _>>()?;
-        // For people only: what is not understood is no reason to decide nothing.
+        // It tells and counts what is over: what is not understood is no reason to decide nothing.
         let begun = annotation(annotation::BEGUN).unwrap_or_default().split("\n\n").filter_map(Begun::parse).collect();
         Ok(Record {
             epoch: number(annotation::EPOCH)?,
@@ -347,17 +360,18 @@ impl Record {
     }
 }
 
-/// Its first line: `epoch failover|switchover from to milliseconds reason`; then lines that begin with what they are.
+/// Its first line: `epoch failover|switchover from/pod to began swapped reason`; then lines that begin with what they are.
 impl fmt::Display for Begun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { epoch, switchover, cause, at, from, to, lost } = self;
+        let Self { epoch, switchover, cause, began, swapped, from, to, lost } = self;
         let kind = if *switchover { "switchover" } else { "failover" };
-        let from = from.as_ref().map_or("-", |from| &from.0);
-        write!(f, "{epoch} {kind} {from} {to} {} {}", at.0, cause.reason)?;
+        let from = from.as_ref().map_or("-".to_owned(), |Former { member, pod_uid }| format!("{member}/{pod_uid}"));
+        write!(f, "{epoch} {kind} {from} {to} {} {} {}", began.0, swapped.0, cause.reason)?;
         let request = cause.request.iter().map(|request| ("request", request));
         let rest = std::iter::once(("because", &cause.message)).chain(lost.iter().map(|lost| ("lost", lost)));
         for (what, text) in request.chain(rest) {
-            write!(f, "\n{what} {}", text.split_whitespace().collect::<Vec<_>>().join(" "))?;
+            let text: String = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(BEGUN_TEXT).collect();
+            write!(f, "\n{what} {text}")?;
         }
         Ok(())
     }
@@ -366,16 +380,19 @@ impl fmt::Display for Begun {
 impl Begun {
     fn parse(text: &str) -> Option<Self> {
         let mut lines = text.lines();
-        let mut words = lines.next()?.splitn(6, ' ');
+        let mut words = lines.next()?.splitn(7, ' ');
         let epoch = words.next()?.parse().ok()?;
         let switchover = match words.next()? {
             "switchover" => true,
             "failover" => false,
             _ => return None,
         };
-        let from = words.next().filter(|name| *name != "-").map(|name| MemberName(name.to_owned()));
+        let from = words
+            .next()?
+            .split_once('/')
+            .map(|(member, pod_uid)| Former { member: MemberName(member.to_owned()), pod_uid: pod_uid.to_owned() });
         let to = MemberName(words.next()?.to_owned());
-        let at = Time(words.next()?.parse().ok()?);
+        let (began, swapped) = (Time(words.next()?.parse().ok()?), Time(words.next()?.parse().ok()?));
         let mut cause = Cause { reason: words.next()?.to_owned().into(), message: String::new(), request: None };
         let mut lost = Vec::new();
         for line in lines {
@@ -386,7 +403,7 @@ impl Begun {
                 _ => return None,
             }
         }
-        Some(Self { epoch, switchover, cause, at, from, to, lost })
+        Some(Self { epoch, switchover, cause, began, swapped, from, to, lost })
     }
 }
 
@@ -432,8 +449,9 @@ mod tests {
         let message = "db-0's server ended: signal 9".into();
         let cause = Cause { reason: "ServerExited".into(), message, request: request.map(str::to_owned) };
         let lost = if epoch == 3 { vec!["all after 0-1-7".to_owned(), "more".to_owned()] } else { Vec::new() };
-        let from = (epoch > 1).then(|| MemberName("db-0".into()));
-        Begun { epoch, switchover: request.is_some(), cause, at: Time(9), from, to: MemberName("db-1".into()), lost }
+        let from = (epoch > 2).then(|| Former { member: MemberName("db-0".into()), pod_uid: "u-1".into() });
+        let (switchover, to) = (request.is_some(), MemberName("db-1".into()));
+        Begun { epoch, switchover, cause, began: Time(9), swapped: Time(12), from, to, lost }
     }
 
     #[test]

@@ -289,7 +289,7 @@ impl World {
         for model in self.members.values_mut() {
             (model.memory, model.frozen) = (Memory::default(), None);
         }
-        self.course = Course { told: self.told, ..Course::default() };
+        self.course = Course { told: self.told, counted: self.told, ..Course::default() };
     }
 
     pub(crate) fn write(&mut self, member: &str, transactions: u64) {

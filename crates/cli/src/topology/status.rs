@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use api::primary_change::PrimaryChange;
+use api::resolved::WantedPrimary;
 use api::status::{MariaDBStatus, MemberStatus, condition};
 use api::{MariaDB, names};
 use k8s_openapi::jiff::Timestamp;
@@ -16,11 +17,16 @@ pub(super) fn text(topology: &Topology, changes: &[PrimaryChange], now: Timestam
     of(&topology.name(), topology.root.status.as_ref(), named.as_deref(), topology.objects.len(), changes, now)
 }
 
-/// The primary that the object names.
+/// The primary that the object names, where it names one.
 fn named(root: &MariaDB) -> Option<String> {
     let primary = root.spec.replication.as_ref()?.primary.as_ref()?;
-    let ordinal = || Some(names::pod(&root.name_any(), u32::try_from(primary.pod_index?).ok()?));
-    primary.member.clone().or_else(ordinal)
+    if primary.pod_index.is_none() && primary.member.is_none() {
+        return None;
+    }
+    match api::resolve(root).ok()?.replication?.wanted_primary {
+        WantedPrimary::PodIndex(ordinal) => Some(names::pod(&root.name_any(), ordinal)),
+        WantedPrimary::Member(member) => Some(member),
+    }
 }
 
 fn of(
@@ -64,7 +70,9 @@ fn of(
     if let Some(operation) = &replication.operation {
         fact("Under way:", operation.clone());
     }
-    if let (Some(named), Some(primary)) = (named.filter(|named| primary != Some(*named)), primary) {
+    // What is under way or refused may be just that.
+    let settled = replication.operation.is_none() && replication.refusals.is_empty();
+    if let (Some(named), Some(primary)) = (named.filter(|named| settled && primary != Some(*named)), primary) {
         let back = format!("kubectl mariadb switchover {name} --to {named}");
         fact(
             "The object names:",

@@ -198,11 +198,6 @@ fn foresee(root: &MariaDB, to: Option<&str>) -> Result<String, String> {
     if member(primary).is_none_or(|primary| primary.role.as_deref() != Some("primary")) {
         return Err(format!("PrimaryNotReady: {primary} is not well"));
     }
-    if let Some(client) = member(primary).and_then(|primary| primary.long_transaction.as_ref()) {
-        return Err(format!(
-            "LongTransaction: a transaction on {primary} ({client}) is open that has written: it would be rolled back; wait for its end, or KILL the connection there"
-        ));
-    }
     let most = max_lag(root);
     let target = match to {
         Some(to) if to == primary => return Err(format!("TargetIsPrimary: {to} is the primary already")),
@@ -223,6 +218,11 @@ fn foresee(root: &MariaDB, to: Option<&str>) -> Result<String, String> {
             })?
         }
     };
+    if let Some(client) = member(primary).and_then(|primary| primary.long_transaction.as_ref()) {
+        return Err(format!(
+            "LongTransaction: a transaction on {primary} ({client}) is open that has written: it would be rolled back; wait for its end, or KILL the connection there"
+        ));
+    }
     let mut text = format!(
         "{} would be the primary in place of {primary}: {primary} goes read-only and its clients are cut, {} applies the rest, \
          opens, and {primary} follows it",

@@ -398,7 +398,6 @@ fn seed_chaos_script(cluster: &Cluster, namespace: &str) -> Result<(), Failure> 
     cluster.await_healthy(namespace, "mariadb-primary", 2 * MINUTE)
 }
 
-/// As the seed has it typed: names and values.
 /// Leaves nothing that tells the next operator of earlier changes.
 pub(crate) fn forget_failovers(cluster: &Cluster, namespace: &str, root: &str) -> Result<(), Failure> {
     let (topology, lease) = (format!("k8s.mariadb.com/topology={root}"), format!("{root}-topology"));
@@ -406,6 +405,7 @@ pub(crate) fn forget_failovers(cluster: &Cluster, namespace: &str, root: &str) -
     cluster.kubectl(&["annotate", "lease", &lease, "-n", namespace, "k8s.mariadb.com/begun-"]).map(drop)
 }
 
+/// As the seed has it typed: names and values.
 pub(crate) fn slave_status(cluster: &Cluster, namespace: &str, pod: &str) -> Result<String, Failure> {
     let script = "mariadb -u root -p\"$MARIADB_ROOT_PASSWORD\" -e 'SHOW SLAVE STATUS\\G'";
     cluster.kubectl(&["exec", pod, "-n", namespace, "-c", "mariadb", "--", "sh", "-c", script])

@@ -1,5 +1,6 @@
 //! `PrimaryChange` objects: one for each change of primary that is over, written aside.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use api::primary_change::{ChangeCause, ChangeMember, ChangeOutcome, ChangePhase, ChangeType};
@@ -9,13 +10,15 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use tokio::sync::mpsc;
-use topology::plan::{Judged, Outcome};
+use topology::plan::{Judged, Outcome, Phase};
 use topology::{Change, Course, Time};
 
 use super::FIELD_MANAGER;
 
 /// So many are kept of a topology.
 const KEPT: usize = 50;
+/// ... and at least so many that were done: what the record knows of is told by whoever finds no object of it.
+const DONE_KEPT: usize = 3;
 /// An API server that does not answer in this time is asked again.
 const LIMIT: Duration = Duration::from_secs(10);
 /// The pause after a write that failed.
@@ -35,10 +38,21 @@ pub(super) async fn write_all(
         loop {
             let error = match tokio::time::timeout(LIMIT, api.create(&post, &change)).await {
                 Ok(Ok(_)) => break,
-                Ok(Err(kube::Error::Api(status))) if status.code == 409 => break,
+                Ok(Err(kube::Error::Api(status))) if status.code == 409 => match is_written(&api, &change).await {
+                    Ok(true) => break,
+                    Ok(false) => {
+                        tracing::error!(
+                            namespace,
+                            change = name,
+                            "a change was not written down: another object has its name"
+                        );
+                        break;
+                    }
+                    Err(error) => error,
+                },
                 // It will never be taken: the namespace is being deleted, or the kind is not there.
-                Ok(Err(kube::Error::Api(status))) if (400..500).contains(&status.code) && status.code != 429 => {
-                    tracing::error!(namespace, change = name, error = status.message, "a change was not written down");
+                Ok(Err(error)) if is_final(&error) => {
+                    tracing::error!(namespace, change = name, %error, "a change was not written down");
                     break;
                 }
                 Ok(Err(error)) => error.to_string(),
@@ -53,38 +67,92 @@ pub(super) async fn write_all(
     }
 }
 
-/// What a controller that starts must know of earlier changes: what has been told, and what was too much already.
+/// Is the object of that name this very change? (A write whose answer was lost; or two controllers, one of them late.)
+async fn is_written(api: &Api<PrimaryChange>, change: &PrimaryChange) -> Result<bool, String> {
+    let found =
+        tokio::time::timeout(LIMIT, api.get_opt(&change.name_any())).await.map_err(|_| "no answer".to_owned())?;
+    let same = |found: PrimaryChange| {
+        let owner = |change: &PrimaryChange| change.owner_references().first().map(|owner| owner.uid.clone());
+        (found.epoch, found.outcome, owner(&found)) == (change.epoch, change.outcome, owner(change))
+    };
+    // Removed since: then somebody did not want it.
+    Ok(found.map_err(|error| error.to_string())?.is_none_or(same))
+}
+
+/// What a controller that starts must know of earlier changes: what has been told, and what was too much already. Fails where the API
+/// server cannot say.
 pub(super) async fn recall(api: &Api<PrimaryChange>, root: &str, uid: &str, now: Time) -> Result<Course, String> {
-    let of_topology = ListParams::default().labels(&format!("{}={root}", names::TOPOLOGY_LABEL));
-    match tokio::time::timeout(LIMIT, api.list(&of_topology)).await.map_err(|_| "no answer".to_owned())? {
+    let found = tokio::time::timeout(LIMIT, api.list(&of_topology(root))).await.map_err(|_| "no answer".to_owned())?;
+    match found {
         Ok(list) => Ok(known(&list.items, uid, now)),
-        // The kind is not there: nothing was ever told.
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Course::default()),
+        Err(error) if is_final(&error) => {
+            // The kind is not there, or of another version. The record still knows the last changes.
+            tracing::warn!(topology = root, %error, "earlier changes of primary cannot be read");
+            Ok(Course::default())
+        }
         Err(error) => Err(error.to_string()),
     }
 }
 
+/// Asking again would not help.
+fn is_final(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => (400..500).contains(&status.code) && status.code != 429,
+        kube::Error::SerdeError(_) => true,
+        _ => false,
+    }
+}
+
+fn of_topology(root: &str) -> ListParams {
+    ListParams::default().labels(&format!("{}={root}", names::TOPOLOGY_LABEL))
+}
+
 fn known(all: &[PrimaryChange], uid: &str, now: Time) -> Course {
     let own = |change: &&PrimaryChange| change.owner_references().iter().any(|owner| owner.uid == uid);
-    let mut course = Course::default();
+    let mut epochs = BTreeMap::new();
     for change in all.iter().filter(own).filter(|change| change.outcome == ChangeOutcome::Done) {
+        epochs.insert(u64::try_from(change.epoch).unwrap_or(0), change);
+    }
+    let mut course = Course::default();
+    for (epoch, change) in epochs {
         // Another controller's clock may have been ahead.
-        let ended = Time(u64::try_from(change.ended.0.as_millisecond()).unwrap_or(0)).min(now);
-        course.told = course.told.max(u64::try_from(change.epoch).unwrap_or(0));
-        course.changed = course.changed.max(Some(ended));
+        let swapped = swapped(change).min(now);
+        (course.told, course.counted) = (epoch, epoch);
+        course.changed = course.changed.max(Some(swapped));
         if change.type_ == ChangeType::Failover {
-            course.failovers.push(ended);
+            course.failovers.push(swapped);
         }
     }
     course
 }
 
-async fn forget_old(api: &Api<PrimaryChange>, root: &str) -> Result<(), String> {
-    let of_topology = ListParams::default().labels(&format!("{}={root}", names::TOPOLOGY_LABEL));
-    let list = tokio::time::timeout(LIMIT, api.list(&of_topology)).await.map_err(|_| "no answer".to_owned())?;
-    let mut all = list.map_err(|error| error.to_string())?.items;
+/// When the record named the new primary, by the phases up to there.
+fn swapped(change: &PrimaryChange) -> Time {
+    let chosen = change.phases.iter().position(|phase| phase.name == Phase::Chosen.to_string());
+    let milliseconds = match chosen {
+        Some(chosen) => {
+            let took: i64 = change.phases[..=chosen].iter().map(|phase| phase.milliseconds).sum();
+            change.began.0.as_millisecond().saturating_add(took)
+        }
+        None => change.ended.0.as_millisecond(),
+    };
+    Time(u64::try_from(milliseconds).unwrap_or(0))
+}
+
+/// Those beyond the newest [`KEPT`], but for the last [`DONE_KEPT`] that were done.
+fn too_old(mut all: Vec<PrimaryChange>) -> impl Iterator<Item = PrimaryChange> {
     all.sort_by_key(|change| std::cmp::Reverse(change.began.0));
-    for old in all.iter().skip(KEPT) {
+    let mut done = 0;
+    all.into_iter().enumerate().filter_map(move |(n, change)| {
+        done += usize::from(change.outcome == ChangeOutcome::Done);
+        let kept = n < KEPT || change.outcome == ChangeOutcome::Done && done <= DONE_KEPT;
+        (!kept).then_some(change)
+    })
+}
+
+async fn forget_old(api: &Api<PrimaryChange>, root: &str) -> Result<(), String> {
+    let list = tokio::time::timeout(LIMIT, api.list(&of_topology(root))).await.map_err(|_| "no answer".to_owned())?;
+    for old in too_old(list.map_err(|error| error.to_string())?.items) {
         let removed = tokio::time::timeout(LIMIT, api.delete(&old.name_any(), &DeleteParams::default())).await;
         match removed.map_err(|_| "no answer".to_owned())? {
             Ok(_) => {}
@@ -97,8 +165,23 @@ async fn forget_old(api: &Api<PrimaryChange>, root: &str) -> Result<(), String> 
 
 /// A change as it is told.
 pub(super) fn told(change: &Change, root: &str, owner: OwnerReference) -> PrimaryChange {
-    let Change { switchover, outcome, cause, epoch, from, to, members, phases, began, ended, closed_for, lost } =
-        change;
+    let Change {
+        switchover,
+        outcome,
+        cause,
+        epoch,
+        from,
+        from_pod: _,
+        to,
+        members,
+        phases,
+        began,
+        ended,
+        closed_for,
+        lost,
+    } = change;
+    // One name for one change, however often it is written; an attempt that was not done may have begun at the same moment.
+    let moment_of = if *outcome == Outcome::Done { *began } else { *ended };
     let (outcome, not_done) = match outcome {
         Outcome::Done => (ChangeOutcome::Done, None),
         Outcome::RolledBack { why } if refused(change) => (ChangeOutcome::Refused, Some(why.clone())),
@@ -116,8 +199,7 @@ pub(super) fn told(change: &Change, root: &str, owner: OwnerReference) -> Primar
     PrimaryChange {
         types: Some(PrimaryChange::type_meta()),
         metadata: ObjectMeta {
-            // One name for one change, however often it is written.
-            name: Some(format!("{root}-{epoch}-{}", short(began.0))),
+            name: Some(format!("{root}-{epoch}-{}", short(moment_of.0))),
             labels: Some(names::labels(root, root)),
             owner_references: Some(vec![owner]),
             ..ObjectMeta::default()
@@ -220,7 +302,7 @@ fn short(mut number: u64) -> String {
 mod tests {
     use super::*;
     use topology::MemberName;
-    use topology::plan::{Cause, Phase, Verdict};
+    use topology::plan::{Cause, Verdict};
 
     fn change() -> Change {
         Change {
@@ -229,6 +311,7 @@ mod tests {
             cause: Cause { reason: "ServerExited".into(), message: "signal 9".into(), request: None },
             epoch: 2,
             from: Some(MemberName("db-0".into())),
+            from_pod: Some("pod-0".into()),
             to: Some(MemberName("db-1".into())),
             members: vec![Judged {
                 name: MemberName("db-1".into()),
@@ -236,7 +319,7 @@ mod tests {
                 fenced: Some(topology::member::Fenced::Stopped),
                 verdict: Verdict::Chosen,
             }],
-            phases: vec![(Phase::Fenced, Time(1_020)), (Phase::Drained, Time(1_050)), (Phase::Promoted, Time(1_400))],
+            phases: vec![(Phase::Fenced, Time(1_020)), (Phase::Chosen, Time(1_050)), (Phase::Promoted, Time(1_400))],
             began: Time(1_000),
             ended: Time(1_400),
             closed_for: Some(Duration::from_millis(1412)),
@@ -267,16 +350,37 @@ mod tests {
             told(&change, "db", OwnerReference { uid: uid.into(), ..OwnerReference::default() })
         };
         let rolled_back = Outcome::RolledBack { why: "too slow".into() };
+        let later = || Change { phases: vec![(Phase::Chosen, Time(8_000))], ended: Time(9_000), ..change() };
         let all = [
-            of("u", Change { epoch: 3, switchover: true, ended: Time(9_000), ..change() }),
+            of("u", Change { epoch: 3, switchover: true, ..later() }),
             of("u", change()),
-            of("u", Change { epoch: 4, switchover: true, outcome: rolled_back, ended: Time(10_000), ..change() }),
+            // Told once more, and late.
+            of("u", Change { began: Time(900), ended: Time(9_000), ..change() }),
+            of("u", Change { epoch: 4, switchover: true, outcome: rolled_back, ..later() }),
             // Of an object of that name which is gone.
-            of("v", Change { epoch: 7, ended: Time(9_500), ..change() }),
+            of("v", Change { epoch: 7, ..later() }),
         ];
         let course = known(&all, "u", Time(20_000));
-        assert_eq!((course.told, course.changed, course.failovers), (3, Some(Time(9_000)), vec![Time(1_400)]));
+        assert_eq!((course.told, course.changed, course.failovers), (3, Some(Time(8_000)), vec![Time(1_050)]));
         assert_eq!(known(&all, "u", Time(5_000)).changed, Some(Time(5_000)));
+    }
+
+    #[test]
+    fn an_attempt_and_the_change_that_it_became_have_names_of_their_own() {
+        let name = |outcome| told(&Change { outcome, ..change() }, "db", OwnerReference::default()).name_any();
+        assert_ne!(name(Outcome::Done), name(Outcome::RolledBack { why: "too slow".into() }));
+    }
+
+    #[test]
+    fn the_last_that_were_done_stay() {
+        let of = |began: u64, outcome: Outcome| {
+            let change = Change { began: Time(began), epoch: began, outcome, ..change() };
+            told(&change, "db", OwnerReference::default())
+        };
+        let mut all: Vec<_> = (1..=5).map(|began| of(began, Outcome::Done)).collect();
+        all.extend((11..=70).map(|began| of(began, Outcome::RolledBack { why: String::new() })));
+        let gone: Vec<i64> = too_old(all).map(|change| change.epoch).collect();
+        assert_eq!(gone, (11..=20).rev().chain([2, 1]).collect::<Vec<_>>());
     }
 
     #[test]

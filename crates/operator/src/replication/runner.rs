@@ -35,6 +35,8 @@ const LEASE_PAUSE: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(3);
 /// A pass at least so often.
 pub(super) const LONGEST: Duration = Duration::from_secs(30);
+/// A failover that is told later than this after it was decided has no pod deleted any more.
+const FENCED_WITHIN: Duration = Duration::from_secs(120);
 /// Versions of the Lease that were our own doing are remembered so long that their echo is recognised.
 const ECHOES: usize = 16;
 
@@ -68,8 +70,6 @@ pub(super) struct Runner {
     versions: Vec<String>,
     /// The version that the watch showed last.
     shown: Option<String>,
-    /// The pods of primaries: name and UID.
-    holders: BTreeMap<MemberName, String>,
     /// When the record was last seen to be written by somebody else.
     pub(super) renewed: Time,
     /// Races for the record lost in a row.
@@ -130,7 +130,6 @@ impl Runner {
             kept: None,
             versions: Vec::new(),
             shown: None,
-            holders: BTreeMap::new(),
             renewed: clock.now(),
             lost: 0,
             resolved: BTreeMap::new(),
@@ -266,7 +265,7 @@ impl Runner {
         self.course = decision.course.clone();
         self.route(&decision, &kept.record, &observation);
         for change in &decision.changes {
-            self.record_change(change, &root, &resolved);
+            self.record_change(change, &root, &resolved, &kept.record);
         }
         self.release(&intent, &decision);
         self.count(&decision, &kept.record);
@@ -323,9 +322,6 @@ impl Runner {
         self.versions.extend(kept.version().map(str::to_owned));
         let excess = self.versions.len().saturating_sub(ECHOES);
         self.versions.drain(..excess);
-        if let Some(holder) = &kept.record.holder {
-            self.holders.insert(holder.member.clone(), holder.pod_uid.clone());
-        }
     }
 
     fn lease_trouble(&self, error: &LeaseError) -> Duration {
@@ -389,7 +385,7 @@ impl Runner {
     }
 
     /// A change of primary is over: it is counted, told and written down.
-    fn record_change(&mut self, change: &Change, root: &MariaDB, objects: &[Object]) {
+    fn record_change(&mut self, change: &Change, root: &MariaDB, objects: &[Object], record: &Record) {
         let Some(owner) = root.controller_owner_ref(&()) else { return };
         let told = changes::told(change, &self.root, owner);
         let done = change.outcome == ChangeOutcome::Done;
@@ -422,14 +418,17 @@ impl Runner {
         }
         let fencing =
             objects.first().and_then(|root| root.resolved.replication.as_ref()).is_some_and(|root| root.fencing);
-        if fencing && done && !change.switchover {
-            self.fence(change.from.as_ref());
+        // What is told late, or was followed by another change, is no news of that pod.
+        let swapped = change.swapped().filter(|_| change.epoch == record.epoch);
+        let fresh = swapped.is_some_and(|swapped| self.clock.now().since(swapped) < FENCED_WITHIN);
+        if fencing && done && fresh && !change.switchover {
+            self.fence(change);
         }
     }
 
     /// Has the old primary's pod deleted, where it is still the one that was primary.
-    fn fence(&self, from: Option<&MemberName>) {
-        let Some((from, uid)) = from.and_then(|from| Some((from, self.holders.get(from)?))) else { return };
+    fn fence(&self, change: &Change) {
+        let Some((from, uid)) = change.from.as_ref().zip(change.from_pod.as_ref()) else { return };
         if self.pod(&from.0).is_some_and(|pod| pod.uid().as_ref() == Some(uid)) {
             self.announce(&[Event {
                 warning: true,

@@ -2,60 +2,108 @@
 //! half-way (a command that is started in a container that ends), and what was started for somebody who did not wait.
 //! Nobody else reaps them; and the process 1 of their container does not end before they are reaped.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, WaitId, WaitIdOptions};
 
 /// Its own processes are reaped at once; one that is seen dead twice has nobody.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A start that has taken so long hangs, and tells no pid any more.
+const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// Processes that somebody waits for. Children belong to the whole process, and so does this.
-static AWAITED: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+/// What somebody waits for. Children belong to the whole process, and so does this.
+static KNOWN: Mutex<Known> = Mutex::new(Known { awaited: BTreeMap::new(), starting: BTreeMap::new(), last: 0 });
 
-fn awaited() -> MutexGuard<'static, BTreeSet<i32>> {
-    AWAITED.lock().unwrap_or_else(PoisonError::into_inner)
+struct Known {
+    /// Processes that somebody waits for, and how many do: a pid may be used again.
+    awaited: BTreeMap<i32, u32>,
+    /// Starts of processes whose pids are not known yet.
+    starting: BTreeMap<u64, Instant>,
+    last: u64,
+}
+
+fn known() -> MutexGuard<'static, Known> {
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Known {
+    /// Nobody waits for this process, nor will anybody: all starts that were under way when it was first seen dead are over.
+    fn is_orphan(&self, pid: i32, first_seen: Instant) -> bool {
+        let may_be_its = |since: &Instant| *since <= first_seen && since.elapsed() < START_LIMIT;
+        !self.awaited.contains_key(&pid) && !self.starting.values().any(may_be_its)
+    }
 }
 
 /// A process that somebody waits for, for as long as this lives.
 #[derive(Debug)]
-pub(super) struct Awaited(Pid);
+pub(super) struct Awaited(i32);
 
 impl Awaited {
     pub(super) fn new(pid: Pid) -> Self {
-        awaited().insert(pid.as_raw_nonzero().get());
+        let pid = pid.as_raw_nonzero().get();
+        *known().awaited.entry(pid).or_default() += 1;
         Self(pid)
     }
 }
 
 impl Drop for Awaited {
     fn drop(&mut self) {
-        awaited().remove(&self.0.as_raw_nonzero().get());
+        if let Entry::Occupied(mut entry) = known().awaited.entry(self.0) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+/// A process that is being started, for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Starting(u64);
+
+impl Starting {
+    pub(super) fn new() -> Self {
+        let mut known = known();
+        known.last += 1;
+        let id = known.last;
+        known.starting.insert(id, Instant::now());
+        Self(id)
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        known().starting.remove(&self.0);
     }
 }
 
 /// Reaps them. Never returns.
 pub async fn reap() {
-    let mut last = BTreeSet::new();
+    let mut seen: BTreeMap<i32, Instant> = BTreeMap::new();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let Ok(seen) = tokio::task::spawn_blocking(dead).await else { continue };
-        for pid in seen.intersection(&last).filter(|pid| !awaited().contains(pid)) {
-            let reaped = Pid::from_raw(*pid)
+        let Ok(dead) = tokio::task::spawn_blocking(dead).await else { continue };
+        let now = Instant::now();
+        seen = dead.into_iter().map(|pid| (pid, seen.get(&pid).copied().unwrap_or(now))).collect();
+        // Nobody begins to wait for one of them meanwhile.
+        let known = known();
+        for (&pid, _) in seen.iter().filter(|&(&pid, &since)| since < now && known.is_orphan(pid, since)) {
+            let reaped = Pid::from_raw(pid)
                 .map(|pid| rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG));
             tracing::debug!(pid, ?reaped, "an orphan was reaped");
         }
-        last = seen;
     }
 }
 
 /// Children that have ended, and that the sandbox did not start itself.
-fn dead() -> BTreeSet<i32> {
+fn dead() -> Vec<i32> {
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     // Nearly always there is none.
     if !matches!(rustix::process::waitid(WaitId::All, look), Ok(Some(_))) {
-        return BTreeSet::new();
+        return Vec::new();
     }
     let own = std::fs::read_to_string("/proc/self/status").ok().and_then(|text| Status::parse(&text));
     let depth = own.map_or(1, |own| own.depth);
@@ -106,6 +154,24 @@ mod tests {
     fn status(name: &str, state: &str, ids: &str) -> Status {
         let text = format!("Name:\t{name}\nUmask:\t0022\nState:\t{state}\nPPid:\t70\nNSpid:\t{ids}\n");
         Status::parse(&text).expect("a status")
+    }
+
+    #[test]
+    fn whoever_is_about_to_wait_is_waited_for() {
+        // No child of this process ever has such a pid.
+        let pid = i32::MAX;
+        let orphan = |first_seen| known().is_orphan(pid, first_seen);
+        let before = Instant::now();
+        let starting = Starting::new();
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(!orphan(Instant::now()) && orphan(before));
+        let awaited = [Pid::from_raw(pid), Pid::from_raw(pid)].map(|pid| Awaited::new(pid.expect("a pid")));
+        drop(starting);
+        let [one, other] = awaited;
+        drop(one);
+        assert!(!orphan(Instant::now()), "the other one still waits");
+        drop(other);
+        assert!(orphan(Instant::now()));
     }
 
     #[test]

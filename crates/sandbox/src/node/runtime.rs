@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use tokio::io::unix::AsyncFd;
 
-use super::orphans::Awaited;
+use super::orphans::{Awaited, Starting};
 use crate::command::run;
 
 /// What `runc` could not do.
@@ -169,6 +169,7 @@ impl Runtime {
         streams: Streams,
         tty: bool,
     ) -> Result<(Process, Option<OwnedFd>), RuntimeError> {
+        let _starting = Starting::new();
         let (log, pid_file, socket) = (self.scratch("log"), self.scratch("pid"), self.scratch("tty"));
         let console =
             if tty { Some(tokio::net::UnixListener::bind(&socket).map_err(io("terminal's socket"))?) } else { None };

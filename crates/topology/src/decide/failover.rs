@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::course::{FAILOVERS_WITHIN, MOST_FAILOVERS, note_change, note_rollback};
+use super::course::{FAILOVERS_WITHIN, MOST_FAILOVERS};
 use super::diagnose::{Diagnosis, SERVER_EXITED, SLOW_START, diagnose, left};
 use super::first::{promote, start, take_at_word, word};
 use super::judge::{self, applied, held};
 use super::pass::{Flow, Pass};
+use super::telling::{note_change, note_rollback};
 use super::view::Member;
 use crate::action::Action;
 use crate::decision::{Refusal, list};

@@ -18,6 +18,7 @@ mod repair;
 mod report;
 mod seed;
 mod switchover;
+mod telling;
 #[cfg(test)]
 mod tests;
 mod view;

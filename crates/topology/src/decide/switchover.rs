@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::course::{note_change, note_rollback};
 use super::diagnose::{Diagnosis, diagnose};
 use super::follow::follows;
 use super::judge::{self, applied};
 use super::pass::{Flow, Pass};
 use super::primary::opening;
+use super::telling::{note_change, note_rollback};
 use super::view::Member;
 use crate::action::Action;
 use crate::decision::{Refusal, list};

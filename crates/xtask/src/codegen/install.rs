@@ -51,7 +51,8 @@ const RULES: &[Rule] = &[
         group: "k8s.mariadb.com",
         resources: &["primarychanges"],
         verbs: &[
-            ("list", "find the oldest"),
+            ("list", "find the oldest; and, at its start, what was told before"),
+            ("get", "whether the one of that name is the same"),
             ("create", "one for each change of primary"),
             ("delete", "all but the last 50 of a topology"),
         ],
