@@ -260,6 +260,7 @@ fn member_intent(n: usize) -> MemberIntent {
         object: "db".to_owned(),
         server_id: u32::try_from(n).unwrap_or(0) + 1,
         hands_off: false,
+        surplus: false,
         server: Endpoint { host: host(n), port: 3306 },
         agent: Endpoint { host: host(n), port: 7443 },
         donor: true,

@@ -127,6 +127,8 @@ pub struct MemberIntent {
     pub donor: bool,
     /// May it be primary?
     pub candidate: bool,
+    /// Its object wants fewer members: it is taken away for good.
+    pub surplus: bool,
     /// How it replicates when it is not primary.
     pub replica: ReplicaIntent,
 }

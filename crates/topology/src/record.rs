@@ -33,7 +33,7 @@ pub mod annotation {
     pub const FIRST: &str = "k8s.mariadb.com/first";
     /// The primary that the objects asked for last and that was acted on: a later change asks for a switchover.
     pub const WANTED: &str = "k8s.mariadb.com/wanted";
-    /// The last request for a switchover that was answered.
+    /// The last requests for a switchover that were answered, a line each.
     pub const ANSWERED: &str = "k8s.mariadb.com/answered";
     /// The member whose data a person has named and that has taken over: that word is spent.
     pub const HEEDED: &str = "k8s.mariadb.com/heeded";
@@ -137,6 +137,8 @@ pub struct Former {
     pub pod_uid: String,
 }
 
+/// So many answered requests are kept: an object may be put back that makes an old one again.
+const ANSWERED_KEPT: usize = 8;
 /// So many of them are kept.
 const BEGUN_KEPT: usize = 3;
 /// A text in them is cut after so many characters: what is for people must not be in the way of a swap.
@@ -161,8 +163,8 @@ pub struct Record {
     pub first: Option<First>,
     /// The primary that the objects asked for last and that was acted on.
     pub wanted: Option<MemberName>,
-    /// The last request for a switchover that was answered.
-    pub answered: Option<String>,
+    /// The last requests for a switchover that were answered, the oldest first.
+    pub answered: Vec<String>,
     /// The member whose data a person has named (`use-data-of`) and that has taken over: an annotation that was left in place must not
     /// speak again in the next calamity.
     pub heeded: Option<MemberName>,
@@ -231,6 +233,15 @@ impl Record {
         }
     }
 
+    /// Notes that a request was answered.
+    pub(crate) fn note_answered(&mut self, id: &str) {
+        if !self.answered.iter().any(|known| known == id) {
+            self.answered.push(id.to_owned());
+        }
+        let excess = self.answered.len().saturating_sub(ANSWERED_KEPT);
+        self.answered.drain(..excess);
+    }
+
     /// Notes how its epoch began.
     pub(crate) fn note_begun(&mut self, begun: Begun) {
         self.begun.push(begun);
@@ -270,8 +281,8 @@ impl Record {
         if let Some(wanted) = &self.wanted {
             all.insert(annotation::WANTED, wanted.0.clone());
         }
-        if let Some(answered) = &self.answered {
-            all.insert(annotation::ANSWERED, answered.clone());
+        if !self.answered.is_empty() {
+            all.insert(annotation::ANSWERED, self.answered.join("\n"));
         }
         if let Some(heeded) = &self.heeded {
             all.insert(annotation::HEEDED, heeded.0.clone());
@@ -346,7 +357,7 @@ impl Record {
             history,
             first,
             wanted: annotation(annotation::WANTED).map(|name| MemberName(name.to_owned())),
-            answered: annotation(annotation::ANSWERED).map(str::to_owned),
+            answered: list(annotation::ANSWERED, '\n').map(str::to_owned).collect(),
             heeded: annotation(annotation::HEEDED).map(|name| MemberName(name.to_owned())),
             candidates: list(annotation::CANDIDATES, ',').map(|name| MemberName(name.to_owned())).collect(),
             renewed_with: annotation(annotation::RENEWED_WITH)
@@ -466,7 +477,11 @@ mod tests {
         second.ackers = ["d3", "d4"].map(|id| (DataId(id.into()), acker("db-1"))).into();
         second.wanted = Some(MemberName("db-2".into()));
         second.heeded = Some(MemberName("db-1".into()));
-        second.answered = Some("2026-11-23T10:00:00Z".into());
+        for n in 0..10 {
+            second.note_answered(&format!("2026-11-23T10:00:0{n}Z"));
+        }
+        second.note_answered("2026-11-23T10:00:09Z");
+        assert_eq!((second.answered.len(), second.answered[0].as_str()), (8, "2026-11-23T10:00:02Z"));
         second.solo = false;
         second.candidates = ["db-0", "db-2"].map(|name| MemberName(name.into())).into();
         second.renewed_with = Some(second.candidates.clone());

@@ -188,6 +188,11 @@ pub enum Refusal {
         /// Which.
         transaction: LongTransaction,
     },
+    /// `Strict`: those that shall be taken away are all that acknowledge.
+    LastAcker {
+        /// They.
+        members: Vec<MemberName>,
+    },
     /// A replica cannot be repaired, and `recovery.enabled` is false.
     RecoveryDisabled {
         /// Who.
@@ -243,6 +248,7 @@ impl Refusal {
             Self::NoTarget { .. } => "NoTarget",
             Self::PrimaryNotWell { .. } => "PrimaryNotReady",
             Self::LongTransaction { .. } => "LongTransaction",
+            Self::LastAcker { .. } => "LastAcker",
             Self::ReseedDidNotHelp { .. } => "ReseedDidNotHelp",
             Self::NeedsAPerson { .. } => "ReplicaBroken",
         }
@@ -280,7 +286,8 @@ impl Refusal {
             | Self::TargetRefused { .. }
             | Self::NoTarget { .. }
             | Self::PrimaryNotWell { .. }
-            | Self::LongTransaction { .. } => None,
+            | Self::LongTransaction { .. }
+            | Self::LastAcker { .. } => None,
         }
     }
 
@@ -440,6 +447,12 @@ impl fmt::Display for Refusal {
                 f,
                 "no switchover while a transaction of {user} on {primary} is open that has written (for {seconds} s so far): it would be \
                  rolled back; wait for its end, or end it there: KILL {connection}"
+            ),
+            Self::LastAcker { members } => write!(
+                f,
+                "{} would be taken away, and nobody else acknowledges: with durability Strict all writes would wait. Want two members \
+                 or more, or durability Safe",
+                list(members)
             ),
             Self::NeedsAPerson { member, error } => write!(f, "replication of {member} is broken: {error}"),
         }

@@ -36,6 +36,7 @@ pub(crate) fn member_intent(member: &str, server_id: u32) -> MemberIntent {
         object: member.rsplit_once('-').expect("a pod's name").0.to_owned(),
         server_id,
         hands_off: false,
+        surplus: false,
         server: Endpoint { host: host.clone(), port: 3306 },
         agent: Endpoint { host, port: 7443 },
         donor: true,

@@ -15,6 +15,7 @@ use anyhow::{Context as _, bail};
 use api::primary_change::PrimaryChange;
 use api::{MariaDB, names};
 use clap::Args;
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt as _};
@@ -65,6 +66,9 @@ pub(crate) fn status(arguments: &StatusArguments) -> anyhow::Result<ExitCode> {
     runtime()?.block_on(async {
         let topology = Topology::find(&arguments.cluster, arguments.name.as_deref()).await?;
         print!("{}", status::text(&topology, &topology.changes().await?, time::now()));
+        if let Some(hint) = topology.no_operator().await {
+            println!("\n{hint}");
+        }
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -150,6 +154,21 @@ impl Topology {
         let mut all = api.list(&of_topology).await.context("list the changes of primary")?.items;
         all.sort_by_key(|change| std::cmp::Reverse(change.began.0));
         Ok(all)
+    }
+
+    /// Whether nobody looks after the topology, as far as whoever asks may know that.
+    async fn no_operator(&self) -> Option<&'static str> {
+        let selector = ListParams::default().labels("app.kubernetes.io/name=mariadb-operator");
+        let pods = Api::<Pod>::all(self.client.clone()).list(&selector).await.ok()?;
+        let ready = |pod: &Pod| {
+            let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+            pod.metadata.deletion_timestamp.is_none()
+                && conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+        };
+        (!pods.items.iter().any(ready)).then_some(
+            "No operator is ready: what stands here is what the last one wrote, and nobody would act now \
+             (kubectl get pods -A -l app.kubernetes.io/name=mariadb-operator)",
+        )
     }
 
     /// Warnings about its root, newest first.

@@ -88,6 +88,10 @@ async fn ask(topology: &mut Topology, to: Option<&str>) -> anyhow::Result<Option
     }
     let api: Api<MariaDB> = Api::namespaced(topology.client.clone(), &topology.namespace);
     let params = PatchParams { field_manager: Some("kubectl-mariadb".to_owned()), ..PatchParams::default() };
+    if let Some(why) = left_alone(&topology.root) {
+        println!("refused: {why}");
+        return Ok(None);
+    }
     for _ in 0..ATTEMPTS {
         if let Some(other) = pending(&topology.root) {
             println!(
@@ -180,6 +184,12 @@ fn dry_run(topology: &Topology, to: Option<&str>) -> ExitCode {
     }
 }
 
+/// Nobody would look at a request.
+fn left_alone(root: &MariaDB) -> Option<String> {
+    let left_alone = root.spec.suspend == Some(true) || root.spec.maintenance == Some(true);
+    left_alone.then(|| format!("{} is suspended or in maintenance: no decision is taken", root.name_any()))
+}
+
 /// What the operator would do, judged by what it says of the members; it looks again, and closer, when it is asked.
 fn foresee(root: &MariaDB, to: Option<&str>) -> Result<String, String> {
     let name = root.name_any();
@@ -188,8 +198,8 @@ fn foresee(root: &MariaDB, to: Option<&str>) -> Result<String, String> {
     else {
         return Err(format!("the operator has said nothing of {name} yet"));
     };
-    if root.spec.suspend == Some(true) || root.spec.maintenance == Some(true) {
-        return Err(format!("{name} is suspended or in maintenance: no decision is taken"));
+    if let Some(why) = left_alone(root) {
+        return Err(why);
     }
     let Some(primary) = &status.current_primary else {
         return Err(format!("{name} has no primary"));

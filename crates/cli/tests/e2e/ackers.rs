@@ -12,6 +12,8 @@ pub(crate) const SCENARIOS: &[(&str, super::Scenario)] = &[
     ("ackers::one_of_several_is_lost_then_the_primary", one_of_several_is_lost_then_the_primary),
     ("ackers::the_last_one_and_the_operator_are_away", the_last_one_and_the_operator_are_away),
     ("ackers::strict_waits_for_ever", strict_waits_for_ever),
+    ("ackers::the_last_one_goes_while_the_api_is_away", the_last_one_goes_while_the_api_is_away),
+    ("ackers::the_primary_dies_while_the_api_is_away", the_primary_dies_while_the_api_is_away),
 ];
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -122,6 +124,51 @@ fn the_last_one_and_the_operator_are_away(cluster: &Cluster, namespace: &str) ->
     if primary(cluster, namespace, "db")? != "db-0" {
         return Err(broken("the primary moved"));
     }
+    load.judged()
+}
+
+fn without_the_api(cluster: &Cluster, work: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    let api = |verb: &str| cluster.sandbox_command(verb, &["api", verb]).map(drop);
+    api("away")?;
+    let worked = work();
+    api("back")?;
+    worked
+}
+
+/// The same without the API: nothing can be recorded.
+fn the_last_one_goes_while_the_api_is_away(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
+    if not_here(cluster, "the_last_one_goes_while_the_api_is_away") {
+        return Ok(());
+    }
+    let load = Load::start(cluster, namespace, 2, "")?;
+    without_the_api(cluster, || {
+        load.goes_on(SOON)?;
+        on_pod(cluster, namespace, "freeze", &["db-1"])?;
+        load.waits(LONG)
+    })?;
+    await_solo(cluster, namespace, true)?;
+    load.goes_on(SOON)?;
+    on_pod(cluster, namespace, "thaw", &["db-1"])?;
+    await_solo(cluster, namespace, false)?;
+    await_safe(cluster, namespace, "db")?;
+    load.judged()
+}
+
+/// Nobody can take over before the record can be written; then nothing is lost, whoever goes on.
+fn the_primary_dies_while_the_api_is_away(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
+    if not_here(cluster, "the_primary_dies_while_the_api_is_away") {
+        return Ok(());
+    }
+    let load = Load::start(cluster, namespace, 3, "")?;
+    without_the_api(cluster, || {
+        load.goes_on(SOON)?;
+        on_pod(cluster, namespace, "freeze", &["db-0"])?;
+        load.waits(LONG)
+    })?;
+    await_other_primary(cluster, namespace, "db", "db-0")?;
+    load.goes_on(SOON)?;
+    on_pod(cluster, namespace, "thaw", &["db-0"])?;
+    await_safe(cluster, namespace, "db")?;
     load.judged()
 }
 

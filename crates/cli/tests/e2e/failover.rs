@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::cluster::{Cluster, Failure, broken, workspace};
-use super::replication::{await_rows, replicated, same_rows, small, split, write_rows};
+use super::moments::await_event;
+use super::replication::{await_rows, replicated, same_rows, split, write_rows};
 
 pub(crate) const SCENARIOS: &[(&str, super::Scenario)] = &[
     ("failover::killed_server", killed_server),
@@ -314,13 +315,21 @@ fn restart_of_all_members_hands_over_once(cluster: &Cluster, namespace: &str) ->
 }
 
 fn scale_down_of_the_primary(cluster: &Cluster, namespace: &str) -> Result<(), Failure> {
-    let manifest = small("db", "  replicas: 3\n  replication:\n    enabled: true\n    primary:\n      podIndex: 2\n");
-    cluster.apply(namespace, &manifest)?;
+    cluster.apply(namespace, &replicated("db", 3))?;
     await_safe(cluster, namespace, "db")?;
-    await_primary(cluster, namespace, "db", "db-2")?;
+    cluster.mariadb(&["switchover", "db", "-n", namespace, "--to", "db-2"])?;
+    await_safe(cluster, namespace, "db")?;
     write_rows(cluster, namespace, "db-2", 50)?;
-    let patch = r#"{"spec":{"replicas":2,"replication":{"primary":{"podIndex":0}}}}"#;
-    cluster.kubectl(&["patch", "mariadb", "db", "-n", namespace, "--type=merge", "-p", patch])?;
+    cluster.kubectl(&[
+        "patch",
+        "mariadb",
+        "db",
+        "-n",
+        namespace,
+        "--type=merge",
+        "-p",
+        r#"{"spec":{"replicas":2}}"#,
+    ])?;
     let now = await_other_primary(cluster, namespace, "db", "db-2")?;
     cluster.eventually("two pods", MINUTE, || {
         let pods = cluster.list(namespace, "pods", "app.kubernetes.io/instance=db")?.len();
@@ -433,10 +442,18 @@ fn seed_switchover_job(cluster: &Cluster, namespace: &str) -> Result<(), Failure
     await_rows(cluster, namespace, &members, 21)?;
     let service = cluster.get(namespace, "service", "mariadb-primary-svc")?.ok_or("no service")?;
     let pod = service["spec"]["selector"]["statefulset.kubernetes.io/pod-name"].as_str().unwrap_or_default();
-    match pod == primary(cluster, namespace, "mariadb-primary")? {
-        true => Ok(()),
-        false => Err(format!("mariadb-primary-svc leads to {pod}")),
+    let now = primary(cluster, namespace, "mariadb-primary")?;
+    if (pod, now.as_str()) != ("mariadb-primary-0", "mariadb-primary-0") {
+        return Err(broken(format_args!("{now} is the primary, and mariadb-primary-svc leads to {pod}")));
     }
+    // What the Job typed is named, with the way to ask; and nothing of it is left.
+    await_event(cluster, namespace, "UnexpectedlyWritable", "kubectl mariadb switchover --to mariadb-replica-0")?;
+    cluster.eventually("the primary follows nobody", MINUTE, || {
+        match slave_status(cluster, namespace, "mariadb-primary-0")?.as_str() {
+            "" => Ok(()),
+            status => Err(status.to_owned()),
+        }
+    })
 }
 
 /// The seed's, but that the secret with the replication password is the one that the operator made.

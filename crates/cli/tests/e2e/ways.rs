@@ -42,6 +42,8 @@ enum After {
     Same,
     /// Whoever is quicker: it comes back, or is replaced.
     Either,
+    /// Another one, and it was asked to hand over.
+    HandedOver,
 }
 
 type Way = (Kind, After);
@@ -53,12 +55,15 @@ const KILLED: [Way; 4] = [
     (Kind::ContainerOutOfMemory, After::Another),
     (Kind::PodKilled, After::Another),
 ];
-const DELETED: [Way; 3] =
-    [(Kind::PodDeleted, After::Another), (Kind::PodDeletedByForce, After::Either), (Kind::PodEvicted, After::Another)];
+const DELETED: [Way; 3] = [
+    (Kind::PodDeleted, After::HandedOver),
+    (Kind::PodDeletedByForce, After::Either),
+    (Kind::PodEvicted, After::HandedOver),
+];
 const FROZEN: [Way; 2] = [(Kind::ServerFrozen, After::Another), (Kind::PodFrozen, After::Another)];
 const DISKS: [Way; 2] = [(Kind::DiskFull, After::Another), (Kind::DiskHung, After::Another)];
 const NODES: [Way; 3] =
-    [(Kind::NodeDrained, After::Another), (Kind::NodeStopped, After::Another), (Kind::NodeCutOff, After::Another)];
+    [(Kind::NodeDrained, After::HandedOver), (Kind::NodeStopped, After::Another), (Kind::NodeCutOff, After::Another)];
 const CUTS: [Way; 7] = [
     (Kind::OperatorKilledWithServer, After::Another),
     (Kind::OperatorKilled, After::Same),
@@ -97,6 +102,20 @@ fn write_somewhere(cluster: &Cluster, namespace: &str) -> Result<String, Failure
     })
 }
 
+/// Writes on the primary, which stays that: from beside another member, where that reaches it.
+fn write_through_the_network(cluster: &Cluster, namespace: &str, kind: Kind, primary: &str) -> Result<(), Failure> {
+    let from = match kind {
+        Kind::NodeCutFromPeers => primary,
+        _ => MEMBERS.into_iter().find(|member| *member != primary).unwrap_or(primary),
+    };
+    let script = format!(
+        "exec mariadb -h {primary} -u root -p\"${{MARIADB_ROOT_PASSWORD}}\" -e 'INSERT INTO t.t (v) VALUES (UUID())'"
+    );
+    let goes_on =
+        || cluster.kubectl(&["exec", from, "-n", namespace, "-c", "mariadb", "--", "sh", "-c", &script]).map(drop);
+    cluster.eventually(&format!("{primary} takes writes"), 2 * LASTS, goes_on)
+}
+
 /// What the newest change says of its cause, and how long writes were down.
 fn newest(cluster: &Cluster, namespace: &str) -> Result<String, Failure> {
     let mut changes = cluster.list(namespace, "primarychanges", &format!("k8s.mariadb.com/topology={ROOT}"))?;
@@ -121,7 +140,7 @@ fn one_after_the_other(cluster: &Cluster, namespace: &str, ways: &[Way]) -> Resu
         let began = Instant::now();
         let undo = ground.begin(kind, &old).map_err(|e| format!("{kind}: {e}"))?;
         let outcome = match after {
-            After::Another => await_other_primary(cluster, namespace, ROOT, &old).and_then(|_| {
+            After::Another | After::HandedOver => await_other_primary(cluster, namespace, ROOT, &old).and_then(|_| {
                 rows += 1;
                 write_somewhere(cluster, namespace)
             }),
@@ -130,8 +149,13 @@ fn one_after_the_other(cluster: &Cluster, namespace: &str, ways: &[Way]) -> Resu
                 write_somewhere(cluster, namespace)
             }
             After::Same => {
-                std::thread::sleep(LASTS);
-                Ok(old.clone())
+                // Root has a connection of its own; others have none while there are too many.
+                let goes_on = match kind {
+                    Kind::TooManyConnections => Ok(()),
+                    _ => write_through_the_network(cluster, namespace, kind, &old).map(|()| rows += 1),
+                };
+                std::thread::sleep(LASTS.saturating_sub(began.elapsed()));
+                goes_on.map(|()| old.clone())
             }
         };
         let took = began.elapsed();
@@ -145,6 +169,9 @@ fn one_after_the_other(cluster: &Cluster, namespace: &str, ways: &[Way]) -> Resu
         }
         await_rows(cluster, namespace, &MEMBERS, rows).map_err(|e| format!("after {kind} (written on {now}): {e}"))?;
         let change = if now == old { "no change".to_owned() } else { newest(cluster, namespace)? };
+        if after == After::HandedOver && !change.starts_with("Switchover") {
+            return Err(broken(format_args!("{kind}: {old} did not hand over: {change}")));
+        }
         say(&format!(
             "{kind}: {old} -> {now}: {change}; seen after {:.1} s, well again {:.1} s later",
             took.as_secs_f64(),

@@ -121,6 +121,7 @@ fn members(root: &Resolved, object: &Object, server_ids: &BTreeMap<MemberName, u
                 agent: Endpoint { host, port: protocol::AGENT_PORT },
                 donor: through.is_none() && !delayed,
                 candidate,
+                surplus: ordinal >= resolved.replicas,
                 replica: replica(root, settings, through.clone()),
                 name,
             }

@@ -92,9 +92,17 @@ impl Requests {
             let to = change.to.as_ref().map(ToString::to_string).unwrap_or_default();
             return Some(of("UnderWay", format!("{to} is chosen and opens for writes")));
         }
-        // Answered by an operator that did not live to tell.
-        if record.answered.as_ref() == Some(&request.id) && decision.course.plan.is_none() {
-            return Some(of("Done", "it was answered; `kubectl mariadb why` tells with what".to_owned()));
+        // Answered by an operator that did not live to tell. What it did, the record tells.
+        if record.answered.contains(&request.id) && decision.course.plan.is_none() {
+            let done = record.begun.iter().find(|begun| mine(begun.cause.request.as_ref()));
+            return Some(match done {
+                Some(begun) => of("Done", format!("{} is the primary", begun.to)),
+                None => of(
+                    "Refused",
+                    "it was not carried out, or long ago: whoever looked at it has ended since, or it was made before the record. Ask again"
+                        .to_owned(),
+                ),
+            });
         }
         Some(of("Pending", String::new()))
     }

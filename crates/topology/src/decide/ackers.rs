@@ -47,7 +47,7 @@ pub(super) fn fit(pass: &Pass<'_>, member: Member<'_>) -> Result<(), Unfit> {
     if !member.intent.candidate {
         return unfit("is no candidate", true);
     }
-    if pass.intent.vacate.contains(member.name()) || member.state().is_some_and(|state| state.leaving) {
+    if pass.goes(member) || member.state().is_some_and(|state| state.leaving) {
         return unfit("shall be restarted or taken away", true);
     }
     let Some(state) = member.state() else { return unfit(&member.why_silent(), false) };

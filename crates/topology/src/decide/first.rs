@@ -13,15 +13,18 @@ use crate::gtid::GtidPosition;
 use crate::history::{Errant, History};
 use crate::member::{MemberName, Phase, ThreadState};
 use crate::memory::Kind;
-use crate::record::{First, Holder, Record};
+use crate::record::{First, Holder, Record, Term};
 
 /// Somebody asked for hands off: only look.
 pub(super) fn hands_off(pass: &mut Pass<'_>) -> Flow {
-    if pass.intent.hands_off.is_some() {
-        pass.hands_off = true;
+    if pass.intent.hands_off.is_none() {
+        return Flow::Next;
+    }
+    if let Flow::Stop = super::switchover::give_up(pass) {
         return Flow::Stop;
     }
-    Flow::Next
+    pass.hands_off = true;
+    Flow::Stop
 }
 
 /// Two servers with one id throw each other's connections out, and their events cannot be told apart: one of them is
@@ -70,6 +73,7 @@ pub(super) fn stale_record(pass: &mut Pass<'_>) -> Flow {
         solo: true,
         ..pass.record.clone()
     };
+    note_request(pass);
     pass.operation = Some("the record is older than what the members have seen; it is being rebuilt".to_owned());
     Flow::Stop
 }
@@ -220,16 +224,48 @@ pub(super) fn promote(pass: &mut Pass<'_>, member: Member<'_>) -> bool {
     true
 }
 
+/// A request that was made to a record which is gone, or before there was any, may have been met long ago: it is not met again.
+fn note_request(pass: &mut Pass<'_>) {
+    if let Some(request) = &pass.intent.request {
+        pass.next.note_answered(&request.id);
+    }
+}
+
 fn name_primary(pass: &mut Pass<'_>, member: Member<'_>) -> bool {
     let (Some(state), Some(server), Some(data_id)) = (member.state(), member.server(), member.data_id()) else {
         return false;
     };
     let holder = Holder { data_id: data_id.clone(), member: member.name().clone(), pod_uid: state.pod_uid.clone() };
     let position = server.gtid_binlog_pos.furthest(&server.gtid_slave_pos);
+    if pass.record.holder.is_none() {
+        note_request(pass);
+    }
     pass.next = pass.next.next_epoch(holder, member.intent.server_id, position);
     pass.next.wanted.get_or_insert_with(|| pass.intent.wanted_primary.clone());
     pass.event("PrimaryChosen", member, format!("{} is the primary of epoch {}", member.name(), pass.next.epoch));
     true
+}
+
+/// The primary's numbers have begun again, and what the record knows of earlier terms means others: its history starts here.
+pub(super) fn start_anew(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
+    let Some(position) = primary.server().map(|server| server.gtid_binlog_pos.clone()) else { return Flow::Next };
+    if !pass.can_order(primary) || !name_primary(pass, primary) {
+        return Flow::Next;
+    }
+    let last = pass.next.history.pop();
+    pass.next.history = last.map(|term| Term { start: position, ..term }).into_iter().collect();
+    pass.warn(
+        "NumbersStartAnew",
+        primary,
+        format!(
+            "somebody typed RESET MASTER on {}, the primary: epoch {} begins with its new numbers, and whoever does not know them gets \
+             other data",
+            primary.name(),
+            pass.next.epoch
+        ),
+    );
+    super::primary::open_at_once(pass, primary);
+    Flow::Stop
 }
 
 /// No record, yet there is data: all are read, and the one that has everything becomes the holder of a new epoch.

@@ -56,7 +56,7 @@ pub(super) fn verdict(pass: &Pass<'_>, member: Member<'_>) -> Verdict {
     if member.data_id().is_none() || member.server().is_none() {
         return Verdict::NotRunning;
     }
-    if state.leaving || pass.intent.vacate.contains(member.name()) {
+    if state.leaving || pass.goes(member) {
         return Verdict::Leaving;
     }
     let errant = match pass.primary().and_then(|primary| member.verdict(primary, &pass.record.history)) {

@@ -124,6 +124,22 @@ impl<'a> Pass<'a> {
         self.members().filter(|member| !self.is_holder(*member)).collect()
     }
 
+    /// It shall be restarted or taken away, and may be.
+    pub(super) fn goes(&self, member: Member<'_>) -> bool {
+        self.intent.vacate.contains(member.name()) && !self.is_kept(member)
+    }
+
+    /// It shall be taken away, and nobody else would acknowledge where commits wait for that whatever happens (`Strict`).
+    pub(super) fn is_kept(&self, member: Member<'_>) -> bool {
+        let (vacate, holder) = (&self.intent.vacate, self.record.holder.as_ref());
+        let surplus = |name: &crate::MemberName| self.member(name).is_none_or(|other| other.intent.surplus);
+        self.intent.durability == Durability::Strict
+            && member.intent.surplus
+            && holder.is_some_and(|holder| !vacate.contains(&holder.member))
+            && self.record.ackers.values().any(|acker| acker.member == *member.name())
+            && self.record.ackers.values().all(|acker| surplus(&acker.member))
+    }
+
     /// It can take an order, and has none yet in this pass.
     pub(super) fn can_order(&mut self, member: Member<'_>) -> bool {
         let busy = member.seen.map_or(Duration::ZERO, |seen| seen.memory.not_before.since(self.now));

@@ -3,16 +3,19 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::first::{start, take_at_word, word};
+use super::first::{start, start_anew, take_at_word, word};
 use super::pass::{Flow, Pass};
 use super::view::{Content, Member};
 use crate::action::{Action, Opening, Waits};
 use crate::decision::Refusal;
+use crate::gtid::Gtid;
 use crate::intent::Durability;
-use crate::member::{MemberName, Phase};
+use crate::member::{MemberName, Phase, ServerState};
 use crate::memory::Kind;
 use crate::record::{Holder, Record};
 
+/// A new primary's agent has forgotten its old source by then.
+const FORGETS_WITHIN: Duration = Duration::from_secs(30);
 /// MariaDB's errors for an account that cannot log in: wrong password or no such account, and a locked one.
 pub(super) const LOGIN_REFUSED: [u32; 2] = [1045, 4151];
 
@@ -121,13 +124,47 @@ pub(super) fn keep_open(pass: &mut Pass<'_>) -> Flow {
                 open(pass, primary);
             }
         }
-        (Some(Phase::Running), _) => {}
+        (Some(Phase::Running), Some(server)) => {
+            if log_restarted(pass, server) {
+                return start_anew(pass, primary);
+            }
+            if server.replication.is_some() && pass.can_order(primary) {
+                forget_source(pass, primary, server);
+            }
+        }
+        (Some(Phase::Running), None) => {}
         _ => {
             pass.operation = Some(format!("{}, the primary, starts", primary.name()));
             start(pass, primary);
         }
     }
     Flow::Next
+}
+
+/// Somebody emptied its binary log (`RESET MASTER`): it numbers what it writes from 1 again, below what its term began with.
+fn log_restarted(pass: &Pass<'_>, server: &ServerState) -> bool {
+    let Some(term) = pass.record.history.last() else { return false };
+    let below = |(domain, start): (&u32, &Gtid)| server.gtid_binlog_pos.sequence(*domain) < start.sequence;
+    server.log_reset && term.start.0.iter().any(below)
+}
+
+/// A primary receives from nobody. Right after it opened, its agent is about to forget its old source.
+fn forget_source(pass: &mut Pass<'_>, primary: Member<'_>, server: &ServerState) {
+    let opened = primary.seen.and_then(|seen| seen.memory.tries.get(&Kind::Open)).map(|tries| tries.last);
+    if opened.is_some_and(|opened| pass.now.since(opened) < FORGETS_WITHIN) {
+        return;
+    }
+    let from = server.replication.as_ref().map(|replication| replication.host.clone()).unwrap_or_default();
+    pass.warn(
+        "UnexpectedSource",
+        primary,
+        format!(
+            "{name} is the primary and was told to follow {from} (somebody typed CHANGE MASTER?); that is forgotten. To move the primary: \
+             kubectl mariadb switchover --to POD",
+            name = primary.name()
+        ),
+    );
+    open(pass, primary);
 }
 
 /// A switchover that nobody carries on had locked the ackers out: whoever opens again wins over a late actor, and what

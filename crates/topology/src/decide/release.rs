@@ -9,6 +9,7 @@ use super::judge::{self, applied};
 use super::pass::{Flow, Pass};
 use super::view::Member;
 use crate::action::Action;
+use crate::decision::Refusal;
 use crate::intent::Durability;
 use crate::plan::{Forecast, Verdict};
 
@@ -29,7 +30,10 @@ pub(super) fn release(pass: &mut Pass<'_>) -> Flow {
             pass.released.insert(name);
             continue;
         };
-        if pass.is_holder(member) || pass.record.holder.as_ref().is_some_and(|holder| holder.member == name) {
+        if pass.is_kept(member) {
+            let ackers = pass.record.ackers.values().map(|acker| acker.member.clone()).collect();
+            pass.refuse(Refusal::LastAcker { members: ackers });
+        } else if pass.is_holder(member) || pass.record.holder.as_ref().is_some_and(|holder| holder.member == name) {
             primary(pass, member);
         } else if !acker(pass, member) {
             pass.released.insert(name);

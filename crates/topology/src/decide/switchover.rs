@@ -31,33 +31,35 @@ struct Asked {
     urgent: bool,
 }
 
-/// Somebody wants another primary.
-fn asked(pass: &Pass<'_>) -> Option<Asked> {
+/// Somebody wants another primary: for these reasons, in this order.
+fn asked(pass: &Pass<'_>) -> Vec<Asked> {
     let intent = pass.intent;
-    let holder = pass.record.holder.as_ref()?;
-    if let Some(request) = &intent.request
-        && pass.record.answered.as_ref() != Some(&request.id)
-    {
+    let Some(holder) = &pass.record.holder else { return Vec::new() };
+    let mut all = Vec::new();
+    if let Some(request) = intent.request.as_ref().filter(|request| !pass.record.answered.contains(&request.id)) {
         let cause =
             Cause { reason: "Requested".into(), message: request.why.clone(), request: Some(request.id.clone()) };
-        return Some(Asked { cause, target: request.target.clone(), once: true, urgent: false });
-    }
-    if pass.record.wanted.as_ref() != Some(&intent.wanted_primary) && pass.record.wanted.is_some() {
-        let message = format!("{} is wanted as primary", intent.wanted_primary);
-        let cause = Cause { reason: "PrimaryWanted".into(), message, request: None };
-        return Some(Asked { cause, target: Some(intent.wanted_primary.clone()), once: false, urgent: false });
+        all.push(Asked { cause, target: request.target.clone(), once: true, urgent: false });
     }
     let leaving = pass.primary().and_then(Member::state).is_some_and(|state| state.leaving);
-    if leaving || intent.vacate.contains(&holder.member) {
+    let goes = leaving || intent.vacate.contains(&holder.member);
+    // A wish stands until it can be met: what came to nothing does not stand in the way of a primary that goes.
+    let tried = goes && pass.course.failures.contains_key(NAME);
+    if pass.record.wanted.as_ref() != Some(&intent.wanted_primary) && pass.record.wanted.is_some() && !tried {
+        let message = format!("{} is wanted as primary", intent.wanted_primary);
+        let cause = Cause { reason: "PrimaryWanted".into(), message, request: None };
+        all.push(Asked { cause, target: Some(intent.wanted_primary.clone()), once: false, urgent: false });
+    }
+    if goes {
         let reason = if leaving { "PodStops" } else { "MemberVacated" };
         let message = format!("{} shall be restarted or taken away", holder.member);
         let cause = Cause { reason: reason.into(), message, request: None };
-        return Some(Asked { cause, target: None, once: false, urgent: leaving });
+        all.push(Asked { cause, target: None, once: false, urgent: leaving });
     }
-    None
+    all
 }
 
-/// Is a switchover asked for, and can it work?
+/// Is a switchover asked for, and can it work? What cannot is told, and does not stand in the way of what can.
 pub(super) fn consider(pass: &mut Pass<'_>) -> Flow {
     if !pass.intent.replication {
         return Flow::Next;
@@ -65,7 +67,25 @@ pub(super) fn consider(pass: &mut Pass<'_>) -> Flow {
     if pass.record.wanted.is_none() && pass.record.holder.is_some() {
         pass.next.wanted = Some(pass.intent.wanted_primary.clone());
     }
-    let Some(asked) = asked(pass) else { return Flow::Next };
+    for asked in asked(pass) {
+        match attempt(pass, asked) {
+            Attempt::Begun => return Flow::Stop,
+            Attempt::Over => return Flow::Next,
+            Attempt::Refused => {}
+        }
+    }
+    Flow::Next
+}
+
+enum Attempt {
+    Begun,
+    /// It was answered, or waits for its moment.
+    Over,
+    /// It stands, and cannot be met now.
+    Refused,
+}
+
+fn attempt(pass: &mut Pass<'_>, asked: Asked) -> Attempt {
     let holder = pass.record.holder.as_ref().map(|holder| holder.member.clone());
     if asked.target.is_some() && asked.target == holder {
         // It is so already.
@@ -75,16 +95,11 @@ pub(super) fn consider(pass: &mut Pass<'_>) -> Flow {
             why: "is the primary already".to_owned(),
         };
         answer(pass, &asked, asked.once.then_some(refusal));
-        return Flow::Next;
+        return Attempt::Over;
     }
     let Some(primary) = pass.open_primary().filter(|_| diagnose(pass) == Diagnosis::Well) else {
         let refusal = Refusal::PrimaryNotWell { message: asked.cause.message.clone() };
-        if asked.once {
-            answer(pass, &asked, Some(refusal));
-        } else {
-            pass.refuse(refusal);
-        }
-        return Flow::Next;
+        return refused(pass, &asked, refusal);
     };
     let target = match &asked.target {
         Some(name) => named_target(pass, name),
@@ -92,22 +107,15 @@ pub(super) fn consider(pass: &mut Pass<'_>) -> Flow {
     };
     let target = match target.and_then(|target| nobody_writes_for_long(primary, &asked).map(|()| target)) {
         Ok(target) => target,
-        Err(refusal) => {
-            if asked.once {
-                answer(pass, &asked, Some(refusal));
-            } else {
-                pass.refuse(refusal);
-            }
-            return Flow::Next;
-        }
+        Err(refusal) => return refused(pass, &asked, refusal),
     };
     let pause = pass.pause(NAME);
     if !pause.is_zero() {
         pass.look_again_in(pause);
-        return Flow::Next;
+        return Attempt::Over;
     }
     if !pass.can_order(primary) {
-        return Flow::Next;
+        return Attempt::Over;
     }
     pass.operation = Some(format!("the primary moves from {} to {}", primary.name(), target.name()));
     pass.event(
@@ -119,7 +127,16 @@ pub(super) fn consider(pass: &mut Pass<'_>) -> Flow {
     let grace_ms = u32::try_from(pass.intent.failover.grace.as_millis()).unwrap_or(u32::MAX);
     pass.order(primary, Action::SetReadOnly { grace_ms, kill: false });
     stop_siblings(pass, primary, target);
-    Flow::Stop
+    Attempt::Begun
+}
+
+fn refused(pass: &mut Pass<'_>, asked: &Asked, refusal: Refusal) -> Attempt {
+    if asked.once {
+        answer(pass, asked, Some(refusal));
+        return Attempt::Over;
+    }
+    pass.refuse(refusal);
+    Attempt::Refused
 }
 
 /// Its clients are cut: what one of them has been writing for long would be rolled back, and that takes as long once more.
@@ -156,7 +173,7 @@ fn answer(pass: &mut Pass<'_>, asked: &Asked, refusal: Option<Refusal>) {
 /// Requests that a change answers are not answered again.
 fn settle_request(pass: &mut Pass<'_>, cause: &Cause) {
     if let Some(id) = &cause.request {
-        pass.next.answered = Some(id.clone());
+        pass.next.note_answered(id);
     } else if cause.reason == "PrimaryWanted" {
         pass.next.wanted = Some(pass.intent.wanted_primary.clone());
     }
@@ -190,7 +207,7 @@ fn named_target<'a>(pass: &Pass<'a>, name: &MemberName) -> Result<Member<'a>, Re
     }
     let lag = member.lag(pass.primary());
     if lag.is_none_or(|lag| lag > u64::from(member.intent.replica.max_lag)) {
-        let why = lag.map_or_else(|| "its lag is not known".to_owned(), |lag| format!("lags by {lag} s"));
+        let why = lag.map_or_else(|| "has a lag that is not known".to_owned(), |lag| format!("lags by {lag} s"));
         return refused("TargetLags", why);
     }
     Ok(member)
@@ -383,6 +400,16 @@ fn complete_if_equal(
     note_change(pass, &plan, cause, target, Vec::new());
     pass.course.failures.remove(NAME);
     Flow::Stop
+}
+
+/// Nobody is to touch anything from now on: what is under way is undone first, where that can be.
+pub(super) fn give_up(pass: &mut Pass<'_>) -> Flow {
+    let Some(plan) = pass.course.plan.clone().filter(|plan| plan.stamp == pass.record.stamp()) else {
+        return Flow::Next;
+    };
+    let PlanKind::Switchover { cause, .. } = &plan.kind else { return Flow::Next };
+    pass.under_plan = true;
+    roll_back(pass, &plan, cause, "its object is suspended or in maintenance".to_owned())
 }
 
 /// A new decision: the old primary has the writes back. `solo`: only one of two late actors can win.

@@ -5,6 +5,7 @@ mod changes;
 mod laws;
 mod promises;
 mod trouble;
+mod wishes;
 mod words;
 
 use crate::decision::{Decision, Refusal};
