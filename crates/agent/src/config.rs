@@ -19,6 +19,11 @@ pub(crate) fn agent(places: &Places) -> Result<AgentConfig, StartError> {
     serde_json::from_slice(&bytes).map_err(|e| fail(e.to_string()))
 }
 
+/// The same as it is mounted now, for what takes effect without a restart; as it was at the start where that is not to be read.
+pub(crate) fn current(shared: &Shared) -> AgentConfig {
+    agent(&shared.places).unwrap_or_else(|_| shared.config.clone())
+}
+
 /// Hash of what is mounted: tells whether a running server was started with it.
 pub(crate) fn hash(places: &Places) -> String {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;

@@ -154,7 +154,7 @@ async fn send_away(shared: &Arc<Shared>, connection: u64, server_id: u32) -> Res
 /// The pod was told to stop: returns when this member is not needed any more, or has waited long enough.
 pub(crate) async fn leave(shared: &Arc<Shared>) {
     shared.state.update(|state| state.leaving = true);
-    let config = config::agent(&shared.places).unwrap_or_else(|_| shared.config.clone());
+    let config = config::current(shared);
     if !config.replication || config.single_member || !shared.server.is_running() {
         return;
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use topology::member::{LongTransaction, Trouble};
 
 use crate::places::Places;
-use crate::{Shared, guard, sessions, state};
+use crate::{Shared, config, guard, sessions, state};
 
 const EVERY: Duration = Duration::from_secs(2);
 /// What a small write may take.
@@ -66,7 +66,7 @@ pub(crate) async fn probe_writes(shared: Arc<Shared>) {
                         state.trouble = Some(Trouble::CannotWrite);
                     }
                 });
-                let patience = Duration::from_millis(shared.config.failover_timeout_ms);
+                let patience = Duration::from_millis(config::current(&shared).failover_timeout_ms);
                 if since.elapsed() >= patience && shared.health.stand_ins.load(Ordering::Relaxed) {
                     tracing::warn!(why, "others can take over: the server is killed");
                     shared.server.kill(&shared).await;

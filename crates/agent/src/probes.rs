@@ -12,7 +12,7 @@ use protocol::config::ExecProbe;
 use topology::MemberState;
 use topology::member::{Phase, ThreadState};
 
-use crate::{Shared, processes};
+use crate::{Shared, config, processes};
 
 type Answer = (StatusCode, String);
 
@@ -48,7 +48,7 @@ async fn live(State(shared): State<Arc<Shared>>) -> Answer {
 
 async fn ready(State(shared): State<Arc<Shared>>) -> Answer {
     let state = shared.state.now();
-    let own = role(&state, shared.config.max_lag_seconds);
+    let own = role(&state, config::current(&shared).max_lag_seconds);
     // A probe written for replicas must not take the primary, or all that is left, out of service. A single server is neither.
     let asked = match &own {
         Ok(Role::Replica { connected }) => *connected,

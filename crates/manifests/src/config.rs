@@ -26,8 +26,7 @@ pub(crate) struct Config {
 pub(crate) fn render(input: &Input<'_>) -> Config {
     let agent = agent(input);
     let parts = [defaults(input), user(input), spec(input), enforced(input)];
-    // Whether others joined the topology is no reason to restart a member.
-    let restart_hash = hash(&(AgentConfig { single_member: false, ..agent.clone() }, mycnf::fixed(&parts)));
+    let restart_hash = hash(&(at_start(agent.clone()), mycnf::fixed(&parts)));
     let variables = serde_json::to_string_pretty(&mycnf::variables(&parts)).expect("a map of strings is JSON");
     let mut data: BTreeMap<String, String> =
         paths::CNF_PARTS.iter().map(|name| (*name).to_owned()).zip(parts).collect();
@@ -35,6 +34,11 @@ pub(crate) fn render(input: &Input<'_>) -> Config {
     data.insert(paths::AGENT_JSON.to_owned(), agent + "\n");
     data.insert(paths::VARIABLES_JSON.to_owned(), variables + "\n");
     Config { data, restart_hash }
+}
+
+/// What the agent reads once. The rest (whether others joined the topology, limits) is no reason to restart a member.
+fn at_start(agent: AgentConfig) -> AgentConfig {
+    AgentConfig { single_member: false, max_lag_seconds: 0, failover_timeout_ms: 0, lease_limit_ms: None, ..agent }
 }
 
 pub(crate) fn config_map(input: &Input<'_>, config: Config) -> ConfigMap {

@@ -93,6 +93,12 @@ fn another_configuration_or_image_makes_pods_out_of_date() {
     // What a running server takes over is no reason to restart it; nor is a comment.
     assert_eq!(set("max-connections=100"), set("max_connections=200"));
     assert_eq!(set(""), annotation(&primary, ""));
+    // Nor are limits that its agent reads as they are.
+    let mut patient = primary.clone();
+    let replication = patient.replication.as_mut().expect("replication");
+    replication.failover_timeout = std::time::Duration::from_secs(31);
+    replication.replica.max_lag = 31;
+    assert_eq!(annotation(&patient, ""), annotation(&primary, ""));
 }
 
 #[test]

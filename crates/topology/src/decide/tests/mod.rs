@@ -3,6 +3,7 @@
 mod bring_up;
 mod changes;
 mod laws;
+mod patience;
 mod promises;
 mod trouble;
 mod wishes;
