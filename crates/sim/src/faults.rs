@@ -1,6 +1,10 @@
 //! What goes wrong.
 
+use std::collections::BTreeSet;
+
 use rand::Rng as _;
+use topology::MemberName;
+use topology::intent::{HandsOff, Request};
 
 use crate::server::{Disk, Hang};
 use crate::world::{More, Node, World};
@@ -22,6 +26,7 @@ impl World {
             Some(More::DiskLost) => 97,
             Some(More::OperatorStopped) => 90,
             Some(More::RootWrites) => 98,
+            Some(More::People) => return self.people(n),
             None => self.rng.random_range(0..100),
         };
         match kind {
@@ -145,13 +150,55 @@ impl World {
         }
     }
 
+    /// Somebody wants something.
+    fn people(&mut self, n: usize) {
+        match self.rng.random_range(0..4) {
+            0 | 1 => {
+                self.requests += 1;
+                // Now and then one that was made before, as of an object that was put back.
+                let id = if self.chance(4) { self.rng.random_range(0..=self.requests) } else { self.requests };
+                let target = (!self.chance(3)).then(|| self.members[n].name.clone());
+                self.tell(|| format!("request {id}: {}", target.as_ref().map_or("any", |target| &target.0)));
+                self.count("request for a switchover");
+                self.intent.request = Some(Request { id: id.to_string(), target, why: "somebody asked".to_owned() });
+            }
+            2 => {
+                self.tell(|| format!("the pod of db-{n} shall be restarted"));
+                self.count("restart asked for");
+                self.intent.vacate.insert(self.members[n].name.clone());
+            }
+            _ => {
+                let off = self.intent.hands_off.is_none();
+                self.tell(|| format!("hands off: {off}"));
+                self.count("hands off, or on again");
+                self.hands_off(off);
+            }
+        }
+    }
+
+    fn hands_off(&mut self, off: bool) {
+        self.intent.hands_off = off.then_some(HandsOff::Suspend);
+        self.intent.members.iter_mut().for_each(|member| member.hands_off = off);
+    }
+
+    /// Pods that were let go are restarted.
+    pub(crate) fn restart_released(&mut self, released: &BTreeSet<MemberName>) {
+        for name in released {
+            if let Some(n) = self.index(name).filter(|_| self.intent.vacate.remove(name)) {
+                self.tell(|| format!("the pod of db-{n} is restarted"));
+                self.crash(n);
+                self.restart_agent(n);
+            }
+        }
+    }
+
     fn cut(&mut self, a: Node, b: Node) {
         self.tell(|| format!("FAULT {a:?} and {b:?} do not reach each other"));
         self.count("cut");
         self.cuts.insert((a.min(b), a.max(b)));
     }
 
-    fn crash(&mut self, n: usize) {
+    pub(crate) fn crash(&mut self, n: usize) {
         self.disconnect(n);
         let now = self.now;
         let member = &mut self.members[n];
@@ -178,6 +225,7 @@ impl World {
     pub(crate) fn end_faults(&mut self) {
         self.tell(|| "faults are over".to_owned());
         self.cuts.clear();
+        self.hands_off(false);
         for member in &mut self.members {
             member.up = true;
             if let Some(process) = member.process.as_mut() {

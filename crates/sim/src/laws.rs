@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use topology::{Course, Record};
+use topology::{Course, Decision, Record};
 
 use crate::server::{Disk, Entry, Io, Process};
 use crate::world::{Member, Node, Settings, World};
@@ -28,6 +28,8 @@ pub enum Law {
     PersonAskedRightly,
     /// Every change of primary is told, whoever decided it and whatever became of them, and with it what it lost.
     ChangeTold,
+    /// A request for a switchover is met once.
+    MetOnce,
     /// Without a promise: what was lost is told.
     LossTold,
     /// Without a promise: two members never take writes at one moment.
@@ -46,6 +48,7 @@ impl fmt::Display for Law {
             Self::Equal => "members are equal when all is well",
             Self::PersonAskedRightly => "a person is asked only where data is lost",
             Self::ChangeTold => "every change of primary is told",
+            Self::MetOnce => "a request is met once",
             Self::LossTold => "what may be lost is told",
             Self::OneAtATime => "one member at a time takes writes",
         })
@@ -135,6 +138,16 @@ impl World {
         }
         self.given_up.extend(lacks);
         Ok(())
+    }
+
+    /// A new epoch is about to be recorded: nobody asked for it whose request was met before.
+    pub(crate) fn check_met_once(&mut self, decision: &Decision) -> Result<(), Box<Violation>> {
+        let change = decision.course.finishing.as_ref();
+        let Some(id) = change.and_then(|change| change.cause.request.clone()) else { return Ok(()) };
+        if self.met.insert(id.clone()) {
+            return Ok(());
+        }
+        Err(self.broken(Law::MetOnce, None, format!("request {id} is met again")))
     }
 
     /// The last epoch whose beginning was told.

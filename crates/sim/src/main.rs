@@ -1,10 +1,10 @@
-//! `sim [--runs N] [--seed S] [--mutant NAME] [--durability NAME]`: N runs from seed S on; one run, with its story, where only the seed is given.
+//! `sim [--runs N] [--seed S] [--mutant NAME] [--durability NAME] [--more NAME]`: N runs from seed S on; one run, with its story, where only the seed is given.
 //! `sim model ...`: the protocol, checked exhaustively.
 
 use std::process::ExitCode;
 
-use sim::Mutant;
 use sim::model::{self, Bounds};
+use sim::{More, Mutant};
 use topology::intent::Durability;
 
 fn main() -> ExitCode {
@@ -12,6 +12,7 @@ fn main() -> ExitCode {
         return model(std::env::args().skip(2));
     }
     let (mut runs, mut seed, mut mutant, mut durability) = (None, None, None::<Mutant>, None::<String>);
+    let mut more = None;
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let value = words.next().unwrap_or_default();
@@ -25,6 +26,10 @@ fn main() -> ExitCode {
             "--durability" => {
                 durability = ["Strict", "Safe", "Available"].contains(&value.as_str()).then_some(value);
                 durability.is_some()
+            }
+            "--more" => {
+                more = More::ALL.into_iter().find(|more| format!("{more:?}") == value);
+                more.is_some()
             }
             _ => false,
         };
@@ -40,7 +45,7 @@ fn main() -> ExitCode {
             Some(_) => Durability::Available { semi_sync: seed.is_multiple_of(2) },
             None => settings.durability,
         };
-        sim::Settings { durability, ..settings }
+        sim::Settings { durability, more: more.or(settings.more), ..settings }
     };
     if let (Some(seed), None) = (seed, runs) {
         let (story, violation) = sim::tell(&settings(seed));
@@ -110,7 +115,9 @@ fn model(mut words: impl Iterator<Item = String>) -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("usage: sim [--runs N] [--seed S] [--mutant NAME] [--durability Strict|Safe|Available]");
+    eprintln!(
+        "usage: sim [--runs N] [--seed S] [--mutant NAME] [--durability Strict|Safe|Available] [--more DiskLost|OperatorStopped|RootWrites|People]"
+    );
     eprintln!("       sim model [--transactions N] [--crashes N] [--changes N] [--decisions N] [--mutant NAME|all]");
     ExitCode::from(2)
 }

@@ -197,6 +197,7 @@ impl World {
             }
             if record.epoch > self.lease.record.epoch {
                 self.check_told(record, &decision.course)?;
+                self.check_met_once(decision)?;
                 self.begun.extend(decision.course.finishing.as_ref().map(|change| (change.epoch, change.lost.clone())));
             }
             self.strangers_are_known(i);
@@ -218,6 +219,7 @@ impl World {
         self.operators[i].course = decision.course.clone();
         let done = decision.changes.iter().filter(|change| change.outcome == Outcome::Done);
         self.told.extend(done.map(|change| (change.epoch, change.lost.clone())));
+        self.restart_released(&decision.released);
         let mut by_member: BTreeMap<usize, Vec<Command>> = BTreeMap::new();
         for (member, command) in decision.commands() {
             if let Some(n) = self.index(member) {

@@ -42,6 +42,13 @@ pub enum More {
     OperatorStopped,
     /// Root writes on a replica.
     RootWrites,
+    /// People ask for other primaries, have pods restarted, and say hands off.
+    People,
+}
+
+impl More {
+    /// All of them.
+    pub const ALL: [More; 4] = [More::DiskLost, More::OperatorStopped, More::RootWrites, More::People];
 }
 
 /// What a run is like.
@@ -239,6 +246,9 @@ pub(crate) struct World {
     pub(crate) lost: BTreeSet<DataId>,
     /// What was acknowledged and a person has given up.
     pub(crate) given_up: BTreeSet<Entry>,
+    /// Requests for a switchover that were met, and how many were made.
+    pub(crate) met: BTreeSet<String>,
+    pub(crate) requests: u64,
     /// The epochs that a change began, and what it lost; and those of which that was told.
     pub(crate) begun: BTreeMap<u64, Vec<String>>,
     pub(crate) told: BTreeMap<u64, Vec<String>>,
@@ -340,6 +350,8 @@ impl World {
             opened: BTreeMap::new(),
             lost: BTreeSet::new(),
             given_up: BTreeSet::new(),
+            met: BTreeSet::new(),
+            requests: 0,
             begun: BTreeMap::new(),
             told: BTreeMap::new(),
             by_root: BTreeSet::new(),

@@ -2,7 +2,7 @@
 
 mod model;
 
-use sim::{Mutant, Settings, Stop, many, run, settings};
+use sim::{More, Mutant, Settings, Stop, many, run, settings};
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
@@ -27,6 +27,16 @@ fn nothing_is_lost_whatever_happens() {
     }
     println!("{count} runs in {:.1} s, {stats}", began.elapsed().as_secs_f64());
     assert!(count < 100 || stats.changes > count, "the primary changed too seldom for this to mean anything");
+}
+
+/// Requests, restarts and hands off in between: those who ask for things cost nothing, either.
+#[test]
+fn nothing_is_lost_whatever_people_ask_for() {
+    let (stats, violation) = many(0, 4000, |seed| Settings { more: Some(More::People), ..settings(seed) });
+    if let Some((seed, violation)) = violation {
+        panic!("{violation}\nagain: cargo run -p sim -- --more People --seed {seed}");
+    }
+    println!("{stats}");
 }
 
 /// Runs the same seeds again and again, with the operator stopped at one point more each time.

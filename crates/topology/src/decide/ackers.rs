@@ -170,7 +170,11 @@ fn accounts_there(pass: &Pass<'_>, primary: Member<'_>) -> BTreeSet<String> {
 /// is void by it: whoever decides next may never hear of it.
 pub(super) fn strangers(pass: &mut Pass<'_>) -> Flow {
     let promised = pass.intent.replication && pass.intent.durability.promises() && !pass.record.solo;
-    let Some(primary) = pass.primary().filter(|_| promised) else { return Flow::Next };
+    // Also of one whose data is gone, or that is not heard any more.
+    let holder = pass.record.holder.as_ref().filter(|_| promised);
+    let Some(primary) = holder.and_then(|holder| pass.primary().or_else(|| pass.member(&holder.member))) else {
+        return Flow::Next;
+    };
     if !primary.seen.is_some_and(|seen| seen.memory.stranger) {
         return Flow::Next;
     }
@@ -209,11 +213,13 @@ fn locks(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
     Flow::Next
 }
 
+fn reasons(leave: &BTreeMap<DataId, (Acker, String)>) -> String {
+    leave.values().map(|(_, reason)| reason.as_str()).collect::<Vec<_>>().join(", ")
+}
+
 /// Ackers that cannot acknowledge any more leave.
 fn expel(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
-    let mut leave: BTreeMap<DataId, Acker> = BTreeMap::new();
-    let mut why = Vec::new();
-    let mut for_good = true;
+    let mut leave: BTreeMap<DataId, (Acker, String)> = BTreeMap::new();
     for (data_id, acker) in &pass.record.ackers {
         let reason = match pass.member(&acker.member) {
             None => Some("is no member any more".to_owned()),
@@ -227,19 +233,24 @@ fn expel(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
             },
         };
         if let Some(reason) = reason {
-            for_good &= useless(pass, data_id, acker);
-            why.push(format!("{} {reason}", acker.member));
-            leave.insert(data_id.clone(), acker.clone());
+            leave.insert(data_id.clone(), (acker.clone(), format!("{} {reason}", acker.member)));
         }
     }
     if leave.is_empty() {
         return Flow::Next;
     }
-    let last = leave.len() == pass.record.ackers.len();
-    if last && pass.intent.durability == Durability::Strict && !for_good {
-        pass.operation = Some(format!("writes wait: {}", why.join(", ")));
-        return Flow::Next;
+    if leave.len() == pass.record.ackers.len() && pass.intent.durability == Durability::Strict {
+        // The last one stays, unless it is of no use any more; those that are not make room for others.
+        let all = leave.clone();
+        leave.retain(|data_id, (acker, _)| useless(pass, data_id, acker));
+        if leave.is_empty() {
+            pass.operation = Some(format!("writes wait: {}", reasons(&all)));
+            return Flow::Next;
+        }
     }
+    let last = leave.len() == pass.record.ackers.len();
+    let why = reasons(&leave);
+    let leave: BTreeMap<DataId, Acker> = leave.into_iter().map(|(data_id, (acker, _))| (data_id, acker)).collect();
     let pause = pass.pause(EXPEL);
     if !pause.is_zero() {
         pass.look_again_in(pause);
@@ -250,7 +261,6 @@ fn expel(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
         return Flow::Stop;
     }
     let accounts = leave.values().map(|acker| pass.intent.account_of(acker.server_id)).collect();
-    let why = why.join(", ");
     pass.warn(
         "ExpellingAcker",
         primary,

@@ -150,8 +150,9 @@ fn log_restarted(pass: &Pass<'_>, server: &ServerState) -> bool {
 
 /// A primary receives from nobody. Right after it opened, its agent is about to forget its old source.
 fn forget_source(pass: &mut Pass<'_>, primary: Member<'_>, server: &ServerState) {
-    let opened = primary.seen.and_then(|seen| seen.memory.tries.get(&Kind::Open)).map(|tries| tries.last);
-    if opened.is_some_and(|opened| pass.now.since(opened) < FORGETS_WITHIN) {
+    let Some(memory) = primary.seen.map(|seen| &seen.memory) else { return };
+    let opened = memory.tries.get(&Kind::Open).map(|tries| tries.last);
+    if opened.max(memory.running_since).is_none_or(|since| pass.now.since(since) < FORGETS_WITHIN) {
         return;
     }
     let from = server.replication.as_ref().map(|replication| replication.host.clone()).unwrap_or_default();
