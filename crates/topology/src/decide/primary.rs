@@ -128,7 +128,7 @@ pub(super) fn keep_open(pass: &mut Pass<'_>) -> Flow {
             if log_restarted(pass, server) {
                 return start_anew(pass, primary);
             }
-            if server.replication.is_some() && pass.can_order(primary) {
+            if server.replication.is_some() && !pass.opens_with_an_acker() && pass.can_order(primary) {
                 forget_source(pass, primary, server);
             }
         }
