@@ -53,6 +53,9 @@ pub(crate) async fn open(shared: &Arc<Shared>, stamp: Stamp, opening: &Opening) 
     let opened = async {
         let (stopped, ()) = tokio::try_join!(other.leave_source(), session.lock_accounts(&opening.lock))?;
         session.unlock_accounts(&opening.unlock).await?;
+        if opening.anew {
+            session.forget_positions().await?;
+        }
         session.open_for_writes(opening.wait).await?;
         Ok::<_, sql::SqlError>(stopped)
     };

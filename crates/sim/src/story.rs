@@ -61,7 +61,7 @@ impl World {
             }
             Action::StartServer { as_replica: false } => "starts its server".to_owned(),
             Action::RestartServer => "restarts its server".to_owned(),
-            Action::OpenForWrites { opening: Opening { wait, lock, unlock } } => {
+            Action::OpenForWrites { opening: Opening { wait, lock, unlock, anew: _ } } => {
                 let wait = if *wait == Waits::Off { "commits do not wait" } else { "commits wait" };
                 format!("opens for writes: {wait}, {} locked out, {} let in", accounts(lock), accounts(unlock))
             }

@@ -402,6 +402,22 @@ impl Session {
         self.run("STOP SLAVE", REPLICATION_LIMIT, "STOP SLAVE").await
     }
 
+    /// What was replicated before is no position any more: only its own binary log tells. With both threads stopped.
+    pub async fn forget_positions(&mut self) -> Result<(), SqlError> {
+        const CONFLICTS: u32 = 1947;
+        // Somebody may write in between.
+        let mut attempts = 20;
+        loop {
+            let result =
+                self.run("gtid_slave_pos", CHANGE_LIMIT, "SET GLOBAL gtid_slave_pos=@@GLOBAL.gtid_binlog_pos").await;
+            attempts -= 1;
+            match result {
+                Err(error) if error.errno() == Some(CONFLICTS) && attempts > 0 => {}
+                other => return other,
+            }
+        }
+    }
+
     /// `gtid_slave_pos`, on a server that does not replicate yet.
     pub async fn set_slave_position(&mut self, position: &GtidPosition) -> Result<(), SqlError> {
         self.run("gtid_slave_pos", CHANGE_LIMIT, &format!("SET GLOBAL gtid_slave_pos={}", quote(&position.to_string())))

@@ -65,6 +65,10 @@ pub struct Opening {
     pub lock: Vec<String>,
     /// Replication accounts that may log in.
     pub unlock: Vec<String>,
+    /// Its numbers have begun again (`RESET MASTER`): what it replicated before is no position of its data any more. A copy would begin
+    /// there, beyond what it holds, and pass over what is written until then.
+    #[serde(default)]
+    pub anew: bool,
 }
 
 /// Data that a copy may replace, as it was judged.

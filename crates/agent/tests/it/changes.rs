@@ -68,7 +68,7 @@ fn a_failover_by_hand_loses_nothing() {
         received = received.furthest(&fence.received);
     }
     lab.tell(1, Action::AwaitPosition { position: received.clone(), limit_ms: 5000 }).unwrap();
-    let opening = Opening { wait: Waits::WithoutEnd, lock: vec![account(0), account(2)], unlock: vec![] };
+    let opening = Opening { wait: Waits::WithoutEnd, lock: vec![account(0), account(2)], unlock: vec![], anew: false };
     lab.tell(1, Action::OpenForWrites { opening }).unwrap();
     println!("open again after {:?}", killed.elapsed());
     let state = lab.state(1).unwrap();
@@ -119,7 +119,7 @@ fn a_primary_that_cannot_be_closed_is_killed() {
     let mut lab = topology("close");
     lab.tell(0, Action::SetReadOnly { grace_ms: 0, kill: true }).unwrap();
     assert!(lab.state(0).unwrap().server.expect("a server").read_only, "nothing waited: it is only closed");
-    let opening = Opening { wait: Waits::WithoutEnd, lock: vec![account(1), account(2)], unlock: vec![] };
+    let opening = Opening { wait: Waits::WithoutEnd, lock: vec![account(1), account(2)], unlock: vec![], anew: false };
     lab.tell(0, Action::OpenForWrites { opening }).unwrap();
     lab.tell(0, Action::CommitMarker).unwrap();
     lab.eventually(0, SOON, |state| state.server.as_ref().is_some_and(|s| s.semi_sync.waiting > 0));
@@ -141,7 +141,7 @@ fn a_switchover_by_hand_loses_nothing() {
     lab.tell(1, Action::AwaitPosition { position: position.clone(), limit_ms }).unwrap();
     lab.tell(0, Action::Lock { accounts: vec![account(1), account(2)] }).unwrap();
     assert_eq!(lab.state(0).unwrap().server.expect("a server").gtid_binlog_pos, position);
-    let opening = Opening { wait: Waits::WithoutEnd, lock: vec![account(0), account(2)], unlock: vec![] };
+    let opening = Opening { wait: Waits::WithoutEnd, lock: vec![account(0), account(2)], unlock: vec![], anew: false };
     lab.tell(1, Action::OpenForWrites { opening }).unwrap();
     println!("open again after {:?}", started.elapsed());
     lab.tell(1, Action::Unlock { accounts: vec![account(0), account(2)] }).unwrap();

@@ -264,7 +264,7 @@ pub(super) fn start_anew(pass: &mut Pass<'_>, primary: Member<'_>) -> Flow {
             pass.next.epoch
         ),
     );
-    super::primary::open_at_once(pass, primary);
+    super::primary::open_anew(pass, primary);
     Flow::Stop
 }
 

@@ -50,6 +50,7 @@ pub(super) fn opening(pass: &Pass<'_>, record: &Record, holder: &MemberName) -> 
             lock: Vec::new(),
             // A copy has the locks of its donor.
             unlock: pass.members().map(|member| pass.intent.account(member.intent)).collect(),
+            anew: false,
         },
         strict_or_safe => {
             let somebody = pass
@@ -60,6 +61,7 @@ pub(super) fn opening(pass: &Pass<'_>, record: &Record, holder: &MemberName) -> 
                 wait: if wait { Waits::WithoutEnd } else { Waits::Off },
                 lock: pass.accounts_to_lock(record, holder),
                 unlock: pass.accounts_of_ackers(record),
+                anew: false,
             }
         }
     }
@@ -128,6 +130,12 @@ pub(super) fn keep_open(pass: &mut Pass<'_>) -> Flow {
             if log_restarted(pass, server) {
                 return start_anew(pass, primary);
             }
+            if replicated_more(server) {
+                if pass.can_order(primary) {
+                    open_anew(pass, primary);
+                }
+                return Flow::Next;
+            }
             if server.replication.is_some() && !pass.opens_with_an_acker() && pass.can_order(primary) {
                 forget_source(pass, primary, server);
             }
@@ -146,6 +154,17 @@ fn log_restarted(pass: &Pass<'_>, server: &ServerState) -> bool {
     let Some(term) = pass.record.history.last() else { return false };
     let below = |(domain, start): (&u32, &Gtid)| server.gtid_binlog_pos.sequence(*domain) < start.sequence;
     server.log_reset && term.start.0.iter().any(below)
+}
+
+/// ... and what it replicated before would be taken for its position, by a copy of it too.
+pub(super) fn replicated_more(server: &ServerState) -> bool {
+    let more = |(domain, last): (&u32, &Gtid)| last.sequence > server.gtid_binlog_pos.sequence(*domain);
+    server.log_reset && server.gtid_slave_pos.0.iter().any(more)
+}
+
+pub(super) fn open_anew(pass: &mut Pass<'_>, primary: Member<'_>) {
+    let opening = Opening { anew: true, ..opening(pass, &pass.next.clone(), primary.name()) };
+    pass.order_patiently(primary, Action::OpenForWrites { opening });
 }
 
 /// A primary receives from nobody. Right after it opened, its agent is about to forget its old source.

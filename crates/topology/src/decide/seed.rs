@@ -53,9 +53,9 @@ pub(super) fn empty_members(pass: &mut Pass<'_>) -> Flow {
 /// Whom to copy from: a healthy replica that was compared, rather than the primary, whose commits would stall. A big
 /// data set is read once at a time.
 fn donor<'a>(pass: &mut Pass<'a>, target: Member<'_>) -> Option<Member<'a>> {
-    let Some(primary) =
-        pass.lead().filter(|_| pass.orders().iter().all(|o| !matches!(o.action, Action::OpenForWrites { .. })))
-    else {
+    let opens = pass.orders().iter().any(|order| matches!(order.action, Action::OpenForWrites { .. }));
+    let begins_anew = |primary: &Member<'_>| primary.server().is_some_and(super::primary::replicated_more);
+    let Some(primary) = pass.lead().filter(|primary| !opens && !begins_anew(primary)) else {
         pass.refuse(Refusal::NoDonor { member: target.name().clone() });
         return None;
     };
