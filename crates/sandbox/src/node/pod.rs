@@ -1,5 +1,6 @@
 //! The life of one pod: network and volumes, init containers, containers, and the end.
 
+use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -206,10 +207,7 @@ async fn prepare_once(shared: &Arc<PodShared>) -> Result<(), (&'static str, Stri
     }
     let network = shared.network.lock().unwrap_or_else(PoisonError::into_inner).clone();
     if network.is_none() {
-        let key = key(&shared.uid);
-        let network = shared.context.network.add_pod(&key).await.map_err(|e| sandbox(e.to_string()))?;
-        let address = network.address;
-        *shared.network.lock().unwrap_or_else(PoisonError::into_inner) = Some(network);
+        let address = connect(shared).await.map_err(sandbox)?;
         let place = Place { node: shared.node.clone(), namespace: shared.namespace.clone(), name: shared.name.clone() };
         shared.context.links.add_pod(address, place).await.map_err(|e| sandbox(e.to_string()))?;
         write_files(shared, &spec, address).map_err(|e| sandbox(e.to_string()))?;
@@ -222,6 +220,21 @@ async fn prepare_once(shared: &Arc<PodShared>) -> Result<(), (&'static str, Stri
         shared.volumes.lock().unwrap_or_else(PoisonError::into_inner).insert(volume.name, path);
     }
     Ok(())
+}
+
+/// Makes the pod's place in the network. It is made whole also when nobody waits for it any more: what is not known to be there is
+/// never taken away.
+async fn connect(shared: &Arc<PodShared>) -> Result<Ipv4Addr, String> {
+    let connecting = Arc::clone(&shared.connecting).lock_owned().await;
+    let shared = Arc::clone(shared);
+    let task = tokio::spawn(async move {
+        let network = shared.context.network.add_pod(&key(&shared.uid)).await.map_err(|e| e.to_string())?;
+        let address = network.address;
+        *shared.network.lock().unwrap_or_else(PoisonError::into_inner) = Some(network);
+        drop(connecting);
+        Ok(address)
+    });
+    task.await.map_err(|e| e.to_string())?
 }
 
 /// A pod's short name for interfaces and namespaces.
@@ -272,7 +285,7 @@ fn account_volume() -> Volume {
     }
 }
 
-fn write_files(shared: &PodShared, spec: &PodSpec, address: std::net::Ipv4Addr) -> std::io::Result<()> {
+fn write_files(shared: &PodShared, spec: &PodSpec, address: Ipv4Addr) -> std::io::Result<()> {
     let etc = shared.dir().join("etc");
     std::fs::create_dir_all(&etc)?;
     let hostname = shared.hostname();
@@ -324,6 +337,7 @@ async fn keep_volumes_fresh(shared: Arc<PodShared>) {
 
 /// Gives back what the pod holds besides its files and logs.
 async fn release(shared: &PodShared) {
+    let _connected = shared.connecting.lock().await;
     let network = shared.network.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(network) = network {
         let removed = shared.context.network.remove_pod(&network).await;

@@ -51,6 +51,8 @@ pub(crate) struct PodShared {
     /// Folders of the volumes, once they are ready.
     pub(crate) volumes: Mutex<BTreeMap<String, PathBuf>>,
     pub(crate) network: Mutex<Option<PodNetwork>>,
+    /// Held while that is being made.
+    pub(super) connecting: Arc<tokio::sync::Mutex<()>>,
     running: Mutex<HashMap<String, Arc<Running>>>,
     state: Mutex<PodState>,
     changed: Notify,
@@ -77,6 +79,7 @@ impl PodShared {
             refresh: Notify::new(),
             volumes: Mutex::default(),
             network: Mutex::default(),
+            connecting: Arc::default(),
             running: Mutex::default(),
             state: Mutex::new(state),
             changed: Notify::new(),
